@@ -4,8 +4,8 @@
 package object
 
 import (
-	"encoding/json"
 	"fmt"
+	"strconv"
 
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 	kjson "sigs.k8s.io/json"
@@ -35,42 +35,172 @@ type Object struct {
 	content map[string]any
 }
 
-type header struct {
-	APIVersion string `json:"apiVersion"`
-	Kind       string `json:"kind"`
-	Metadata   struct {
-		Name              string            `json:"name"`
-		Namespace         string            `json:"namespace"`
-		UID               string            `json:"uid"`
-		ResourceVersion   string            `json:"resourceVersion"`
-		DeletionTimestamp *string           `json:"deletionTimestamp"`
-		Labels            map[string]string `json:"labels"`
-		Annotations       map[string]string `json:"annotations"`
-		OwnerReferences   []Owner           `json:"ownerReferences"`
-	} `json:"metadata"`
-}
-
-// Parse reads the identity of one object. raw must carry apiVersion and kind;
-// items of a list do not always, so the lister adds them first.
+// Parse reads the identity of one object. raw must carry apiVersion and kind,
+// and is kept. It is checked to be JSON, but what lies below metadata is not
+// looked at.
 func Parse(raw []byte) (*Object, error) {
-	var h header
-	if err := json.Unmarshal(raw, &h); err != nil {
+	h, err := scanHeader(&scanner{data: raw}, true)
+	if err != nil {
 		return nil, fmt.Errorf("read object: %w", err)
 	}
-	if h.APIVersion == "" || h.Kind == "" || h.Metadata.Name == "" {
-		return nil, fmt.Errorf("read object: apiVersion, kind and metadata.name must be set, got %q, %q, %q", h.APIVersion, h.Kind, h.Metadata.Name)
+	h.Raw = raw
+	return h.object("", "")
+}
+
+// header is an object whose apiVersion and kind are not yet taken apart.
+type header struct {
+	apiVersion, kind string
+	Object
+}
+
+// object sets the identity, filling what the header lacks.
+func (h *header) object(apiVersion, kind string) (*Object, error) {
+	o := &h.Object
+	if h.apiVersion != "" {
+		apiVersion = h.apiVersion
 	}
-	group, version := SplitAPIVersion(h.APIVersion)
-	return &Object{
-		Ref:         v1alpha1.Ref{Group: group, Version: version, Kind: h.Kind, Namespace: h.Metadata.Namespace, Name: h.Metadata.Name},
-		UID:         h.Metadata.UID,
-		Version:     h.Metadata.ResourceVersion,
-		Labels:      h.Metadata.Labels,
-		Annotations: h.Metadata.Annotations,
-		Owners:      h.Metadata.OwnerReferences,
-		Deleting:    h.Metadata.DeletionTimestamp != nil,
-		Raw:         raw,
-	}, nil
+	if h.kind != "" {
+		kind = h.kind
+	}
+	if apiVersion == "" || kind == "" || o.Ref.Name == "" {
+		return nil, fmt.Errorf("read object: apiVersion, kind and metadata.name must be set, got %q, %q, %q", apiVersion, kind, o.Ref.Name)
+	}
+	o.Ref.Group, o.Ref.Version = SplitAPIVersion(apiVersion)
+	o.Ref.Kind = kind
+	return o, nil
+}
+
+// parseFront reads the object at the front of data and says how long it is.
+// Its Raw is a copy, with apiVersion and kind put in front where they lack.
+func parseFront(data []byte, apiVersion, kind string) (*Object, int, error) {
+	s := scanner{data: data}
+	h, err := scanHeader(&s, false)
+	if err != nil {
+		return nil, 0, err
+	}
+	var front []byte
+	if h.apiVersion == "" {
+		front = strconv.AppendQuote(append(front, `"apiVersion":`...), apiVersion)
+		front = append(front, ',')
+	}
+	if h.kind == "" {
+		front = strconv.AppendQuote(append(front, `"kind":`...), kind)
+		front = append(front, ',')
+	}
+	if h.apiVersion == "" || h.kind == "" {
+		h.Raw = make([]byte, 0, s.pos+len(front))
+		h.Raw = append(append(append(h.Raw, '{'), front...), data[1:s.pos]...)
+	} else {
+		h.Raw = append(make([]byte, 0, s.pos), data[:s.pos]...)
+	}
+	o, err := h.object(apiVersion, kind)
+	return o, s.pos, err
+}
+
+// scanHeader reads an object's identity. Of a key that stands twice the last
+// one counts. whole says that nothing may follow the object.
+func scanHeader(s *scanner, whole bool) (*header, error) {
+	h := &header{}
+	err := s.members(func(key []byte) (err error) {
+		switch string(key) {
+		case "apiVersion":
+			h.apiVersion, err = s.text()
+		case "kind":
+			h.kind, err = s.text()
+		case "metadata":
+			err = s.metadata(&h.Object)
+		default:
+			err = s.value()
+		}
+		return err
+	})
+	if err == nil && whole && s.peek() != 0 {
+		err = s.syntax("the end")
+	}
+	return h, err
+}
+
+func (s *scanner) metadata(o *Object) error {
+	if null, err := s.null(); null || err != nil {
+		return err
+	}
+	return s.members(func(key []byte) (err error) {
+		switch string(key) {
+		case "name":
+			o.Ref.Name, err = s.text()
+		case "namespace":
+			o.Ref.Namespace, err = s.text()
+		case "uid":
+			o.UID, err = s.text()
+		case "resourceVersion":
+			o.Version, err = s.text()
+		case "deletionTimestamp":
+			var at string
+			at, err = s.text()
+			o.Deleting = at != ""
+		case "labels":
+			o.Labels, err = s.texts()
+		case "annotations":
+			o.Annotations, err = s.texts()
+		case "ownerReferences":
+			o.Owners, err = s.owners()
+		default:
+			err = s.value()
+		}
+		if err != nil && err != errTruncated {
+			return fmt.Errorf("metadata.%s: %w", key, err)
+		}
+		return err
+	})
+}
+
+// texts reads a map of strings.
+func (s *scanner) texts() (map[string]string, error) {
+	if null, err := s.null(); null || err != nil {
+		return nil, err
+	}
+	m := map[string]string{}
+	err := s.members(func(key []byte) error {
+		k := string(key)
+		v, err := s.text()
+		m[k] = v
+		return err
+	})
+	return m, err
+}
+
+func (s *scanner) owners() ([]Owner, error) {
+	if null, err := s.null(); null || err != nil {
+		return nil, err
+	}
+	owners := []Owner{}
+	err := s.elements(func() error {
+		var w Owner
+		null, err := s.null()
+		if !null && err == nil {
+			err = s.members(func(key []byte) (err error) {
+				switch string(key) {
+				case "apiVersion":
+					w.APIVersion, err = s.text()
+				case "kind":
+					w.Kind, err = s.text()
+				case "name":
+					w.Name, err = s.text()
+				case "uid":
+					w.UID, err = s.text()
+				case "controller":
+					w.Controller = s.peek() == 't'
+					err = s.value()
+				default:
+					err = s.value()
+				}
+				return err
+			})
+		}
+		owners = append(owners, w)
+		return err
+	})
+	return owners, err
 }
 
 // SplitAPIVersion splits group/version; the core group is empty.
