@@ -1,0 +1,23 @@
+// Command kubectl-backup is a kubectl plugin that backs up and restores
+// workloads. This file knows about streams, signals and exit codes and
+// nothing else; the commands are in package plugin.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
+	code := plugin.Main(ctx, os.Args, streams)
+	stop()
+	os.Exit(code)
+}

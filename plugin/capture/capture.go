@@ -1,0 +1,199 @@
+// Package capture executes a plan: it writes the objects of every group and
+// the bytes of every volume into a repository session, and last of all the
+// record that makes them a backup.
+//
+// It takes no decisions about what to save; plugin/plan did. Freezing, cutting
+// by snapshots and movers that write to the remote themselves are not here
+// yet: a volume is read as a stream while its workload runs, and files that
+// change meanwhile are named in the report.
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+	"github.com/kubectl-backup/kubectl-backup/plugin/plan"
+	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+// Progress is told about one volume: total is in bytes, 0 where unknown. add
+// is called with bytes as they arrive, done once at the end.
+type Progress func(name string, total int64) (add func(int64), done func(error))
+
+// Request says what to capture and where to.
+type Request struct {
+	Plan       plan.Request
+	Repository *repository.Repository
+	// Image holds this program, for movers; empty leaves only the tools that
+	// the application's own images have.
+	Image    string
+	Parallel int
+	Progress Progress
+	// Planned is called with the plan once it is known, before volumes move.
+	Planned func(*v1alpha1.Document)
+}
+
+// Run plans and captures in one pass and returns the report. The report is
+// there also when the result is partial. An error means that no backup exists.
+func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
+	started := time.Now()
+	session, err := r.Repository.NewSession(ctx)
+	if err != nil {
+		return nil, err
+	}
+	committed := false
+	defer func() {
+		if !committed {
+			// The session's own error was reported already; what it leaves is
+			// unreferenced data that the repository's maintenance removes.
+			_ = session.Abort(context.WithoutCancel(ctx))
+		}
+	}()
+	if err := Sweep(ctx, r.Plan.Cluster, r.Plan.Policy.Namespace); err != nil {
+		return nil, fmt.Errorf("remove what an earlier run left: %w", err)
+	}
+	objects := &objectStore{session: session}
+	request := r.Plan
+	request.Keep = objects.keep
+	p, err := plan.Compute(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	d := p.Document
+	d.Kind, d.Started = "RunReport", started.UTC().Format(time.RFC3339Nano)
+	if r.Planned != nil {
+		r.Planned(&p.Document)
+	}
+	members := objects.finish(&d)
+	if err := r.volumes(ctx, session, &d); err != nil {
+		return nil, err
+	}
+	partial := d.ExitCode == 3
+	plan.Judge(&d)
+	if partial && d.Result == v1alpha1.ResultComplete {
+		d.Result, d.ExitCode = v1alpha1.ResultPartial, 3
+	}
+	if nothing(&d) {
+		d.Result, d.ExitCode = v1alpha1.ResultFailed, 1
+		d.Error = "the policy selected nothing that could be saved, so no backup was made"
+		return &d, nil
+	}
+	d.Seconds = time.Since(started).Seconds()
+	id, err := session.Commit(ctx, repository.Record{
+		Started: started, Cluster: *d.Cluster, Policy: d.Policy, Source: d.Source, ToolVersion: d.ToolVersion,
+		Labels: r.Plan.Policy.Labels, Document: &d, Members: members,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("commit backup: %w", err)
+	}
+	committed = true
+	d.Backup = id
+	return &d, nil
+}
+
+func nothing(d *v1alpha1.Document) bool {
+	for _, o := range d.Objects {
+		if o.Outcome == v1alpha1.OutcomeSaved {
+			return false
+		}
+	}
+	for _, v := range d.Volumes {
+		if v.Outcome == v1alpha1.OutcomeSaved || v.Outcome == v1alpha1.OutcomeIncomplete {
+			return false
+		}
+	}
+	return true
+}
+
+// objectStore writes objects as the inventory delivers them and remembers
+// which were written.
+type objectStore struct {
+	session *repository.Session
+	mu      sync.Mutex
+	stored  map[v1alpha1.Ref]bool
+}
+
+func (s *objectStore) keep(ctx context.Context, o *object.Object) error {
+	if err := s.session.AddObject(ctx, o); err != nil {
+		return fmt.Errorf("store %s: %w", o.Ref, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stored == nil {
+		s.stored = map[v1alpha1.Ref]bool{}
+	}
+	s.stored[o.Ref.Key()] = true
+	return nil
+}
+
+// finish turns the plan's lines into the run's and returns the objects that
+// belong to the backup.
+func (s *objectStore) finish(d *v1alpha1.Document) map[v1alpha1.Ref]bool {
+	members := map[v1alpha1.Ref]bool{}
+	for i := range d.Objects {
+		line := &d.Objects[i]
+		if line.Outcome != v1alpha1.OutcomeInclude {
+			continue
+		}
+		if s.stored[line.Ref.Key()] {
+			line.Outcome = v1alpha1.OutcomeSaved
+			members[line.Ref.Key()] = true
+		} else {
+			line.Outcome, line.Reason = v1alpha1.OutcomeFailed, "it was planned but could not be read again; "+line.Reason
+		}
+	}
+	return members
+}
+
+// volumes moves every planned volume, several at once. A volume that fails is
+// a line in the report; an error ends the run, since then the repository
+// itself does not take data any more.
+func (r Request) volumes(ctx context.Context, session *repository.Session, d *v1alpha1.Document) error {
+	parallel := r.Parallel
+	if parallel == 0 {
+		parallel = max(r.Plan.Policy.Spec.Mover.Parallel, 2)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	m := &mover{cluster: r.Plan.Cluster, session: session, image: r.Image, progress: r.Progress}
+	for i := range d.Volumes {
+		line := &d.Volumes[i]
+		if line.Outcome != v1alpha1.OutcomeInclude {
+			continue
+		}
+		group.Go(func() error {
+			started := time.Now()
+			err := m.move(ctx, line)
+			line.Seconds = time.Since(started).Seconds()
+			if err == nil {
+				return nil
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if errors.Is(err, repository.ErrStorage) {
+				return fmt.Errorf("volume %s: %w", volumeName(line), err)
+			}
+			line.Outcome, line.Reason = v1alpha1.OutcomeFailed, oneLine(err)
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+func volumeName(l *v1alpha1.VolumeLine) string {
+	if l.Ref.Kind == "PersistentVolumeClaim" {
+		return l.Ref.Namespace + "/" + l.Ref.Name
+	}
+	return l.Ref.Namespace + "/" + l.Ref.Name + ":" + l.Volume
+}
+
+func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

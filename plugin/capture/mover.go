@@ -1,0 +1,224 @@
+package capture
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
+	"github.com/kubectl-backup/kubectl-backup/plugin/volume"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+// Methods by which bytes travel, as reports name them.
+const (
+	MethodExec      = "Exec"
+	MethodEphemeral = "EphemeralContainer"
+	MethodHelper    = "HelperPod"
+)
+
+// attempts is how often a stream that broke is started again, from the
+// beginning, before the volume counts as failed.
+const attempts = 3
+
+// mover carries the volumes of one run.
+type mover struct {
+	cluster  *kube.Cluster
+	session  *repository.Session
+	image    string
+	progress Progress
+}
+
+// way is one way to a volume's bytes. read starts the sender, calls sink with
+// what it sends, and undoes whatever it set up.
+type way struct {
+	method string
+	read   func(ctx context.Context, line *v1alpha1.VolumeLine, sink func(io.Reader, decodeFunc) error) error
+}
+
+// decodeFunc turns the sender's bytes into a volume stream.
+type decodeFunc func(context.Context, io.Reader, *volume.Encoder) error
+
+// move tries the ways to a volume in order until one delivers all of it. A way
+// that delivers a volume with unreadable files is kept only if no later way
+// does better.
+func (m *mover) move(ctx context.Context, line *v1alpha1.VolumeLine) error {
+	var reasons []string
+	var best *repository.VolumeResult
+	var bestMethod string
+	for _, w := range m.ways(line) {
+		result, err := m.try(ctx, line, w)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if errors.Is(err, repository.ErrStorage) {
+			return err
+		}
+		if err != nil {
+			reasons = append(reasons, w.method+": "+oneLine(err))
+			continue
+		}
+		if best == nil || result.Unreadable < best.Unreadable {
+			best, bestMethod = result, w.method
+		}
+		if result.Unreadable == 0 {
+			break
+		}
+	}
+	if best == nil {
+		if len(reasons) == 0 {
+			return errors.New("no way to its data: no container of a running pod shows it with a tar that can be used, and no mover image was given; name one with --mover-image or in the policy's spec.mover.image")
+		}
+		return errors.New(strings.Join(reasons, "; "))
+	}
+	line.Method, line.Snapshot = bestMethod, best.Snapshot
+	line.Files, line.Bytes, line.Stored = best.Files, best.Bytes, best.Stored
+	line.Issues, line.Warnings = best.Issues, append(line.Warnings, best.Warnings...)
+	line.Outcome = v1alpha1.OutcomeSaved
+	if best.Unreadable > 0 {
+		line.Outcome = v1alpha1.OutcomeIncomplete
+		line.Reason = fmt.Sprintf("%d path(s) could not be read; first: %s", best.Unreadable, first(best.Issues))
+	}
+	if best.Files == 0 {
+		line.Warnings = append(line.Warnings, "the volume is empty")
+	}
+	return nil
+}
+
+func first(list []string) string {
+	if len(list) == 0 {
+		return "not named"
+	}
+	return list[0]
+}
+
+// ways lists the ways to a volume, the least intrusive first.
+func (m *mover) ways(line *v1alpha1.VolumeLine) []way {
+	var ways []way
+	if line.Container != "" {
+		ways = append(ways, way{MethodExec, m.execTar(true)})
+	}
+	if m.image != "" {
+		if line.Pod != "" && line.Container != "" || line.Ref.Kind == "Pod" {
+			ways = append(ways, way{MethodEphemeral, m.ephemeral})
+		}
+		if line.Ref.Kind == "PersistentVolumeClaim" {
+			ways = append(ways, way{MethodHelper, m.helper})
+		}
+	}
+	if line.Container != "" {
+		ways = append(ways, way{MethodExec, m.execTar(false)})
+	}
+	return ways
+}
+
+// try carries the volume by one way, starting again where a stream broke.
+func (m *mover) try(ctx context.Context, line *v1alpha1.VolumeLine, w way) (*repository.VolumeResult, error) {
+	var err error
+	for attempt := range attempts {
+		if attempt > 0 {
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-time.After(time.Duration(attempt) * 2 * time.Second):
+			}
+		}
+		var result *repository.VolumeResult
+		err = w.read(ctx, line, func(in io.Reader, decode decodeFunc) error {
+			result, err = m.store(ctx, line, in, decode)
+			return err
+		})
+		if err == nil {
+			return result, nil
+		}
+		if !errors.Is(err, volume.ErrTruncated) && !errors.Is(err, volume.ErrCorrupt) && !errors.Is(err, kube.ErrStreamEnded) {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("after %d attempts: %w", attempts, err)
+}
+
+// store writes one stream into the repository. It succeeds only when the
+// sender's trailer was seen and agreed with what arrived.
+func (m *mover) store(ctx context.Context, line *v1alpha1.VolumeLine, in io.Reader, decode decodeFunc) (*repository.VolumeResult, error) {
+	add, done := func(int64) {}, func(error) {}
+	if m.progress != nil {
+		add, done = m.progress(volumeName(line), line.Capacity)
+	}
+	in = &counter{in, add}
+	var result repository.VolumeResult
+	var err error
+	if decode == nil {
+		result, err = m.session.WriteVolume(ctx, *line, volume.NewDecoder(in))
+	} else {
+		// A foreign format is turned into our stream on the way.
+		pr, pw := io.Pipe()
+		go func() {
+			enc := volume.NewEncoder(pw)
+			err := decode(ctx, in, enc)
+			pw.CloseWithError(err)
+		}()
+		result, err = m.session.WriteVolume(ctx, *line, volume.NewDecoder(pr))
+		pr.CloseWithError(err)
+	}
+	done(err)
+	if err != nil {
+		return nil, err
+	}
+	return &result, nil
+}
+
+// run starts a command in a container and feeds its output to sink. Both have
+// to succeed: the stream by its trailer, the command by its exit status.
+func (m *mover) run(ctx context.Context, o kube.ExecOptions, sink func(io.Reader) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	pr, pw := io.Pipe()
+	o.Stdout = pw
+	finished := make(chan error, 1)
+	go func() {
+		err := m.cluster.Exec(ctx, o)
+		pw.CloseWithError(err) // nil means io.EOF to the reader
+		finished <- err
+	}()
+	sinkErr := sink(pr)
+	if sinkErr != nil {
+		cancel()
+	}
+	pr.CloseWithError(sinkErr)
+	execErr := <-finished
+	switch {
+	case sinkErr != nil && execErr != nil && !errors.Is(execErr, context.Canceled) && !errors.Is(sinkErr, execErr):
+		return fmt.Errorf("%w (the sender said: %w)", sinkErr, execErr)
+	case sinkErr != nil:
+		return sinkErr
+	}
+	return execErr
+}
+
+// counter reports the bytes that pass.
+type counter struct {
+	io.Reader
+	add func(int64)
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.add(int64(n))
+	return n, err
+}
+
+// tail keeps the first and last bytes of a command's stderr.
+type tail struct{ bytes.Buffer }
+
+func (t *tail) Write(p []byte) (int, error) {
+	if room := 64<<10 - t.Len(); room > 0 {
+		t.Buffer.Write(p[:min(len(p), room)])
+	}
+	return len(p), nil
+}

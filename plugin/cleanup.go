@@ -1,0 +1,52 @@
+package plugin
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/capture"
+)
+
+type cleanupOptions struct {
+	env    *env
+	dryRun bool
+}
+
+func newCleanup(e *env) *cobra.Command {
+	o := &cleanupOptions{env: e}
+	c := &cobra.Command{
+		Use:     "cleanup",
+		Short:   "Remove what interrupted runs left in the cluster",
+		Long:    "Remove what interrupted runs left in the cluster: temporary pods whose process is gone.\nEach run does this too before it starts.",
+		Example: e.examples("cleanup --dry-run", "cleanup"),
+		Args:    exactArgs(),
+		RunE:    func(c *cobra.Command, _ []string) error { return o.Run(c.Context()) },
+	}
+	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "only show what would be removed")
+	return c
+}
+
+// Run lists what is left and removes it.
+func (o *cleanupOptions) Run(ctx context.Context) error {
+	cluster, err := o.env.cluster()
+	if err != nil {
+		return err
+	}
+	pods, err := capture.LeftBehind(ctx, cluster, o.env.namespace())
+	if err != nil {
+		return err
+	}
+	for _, p := range pods {
+		fmt.Fprintf(o.env.Out, "pod %s/%s\n", p.Namespace, p.Name)
+	}
+	if o.dryRun {
+		return nil
+	}
+	if err := capture.Sweep(ctx, cluster, o.env.namespace()); err != nil {
+		return err
+	}
+	fmt.Fprintf(o.env.ErrOut, "removed %d temporary pods\n", len(pods))
+	return nil
+}

@@ -1,0 +1,129 @@
+package plugin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/volume"
+)
+
+// newMover is what this program is inside a pod. People do not call it.
+func newMover(e *env) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "mover",
+		Short:   "Carry a volume's bytes; started inside pods by run and restore",
+		Example: e.examples("mover send --root /volume > stream", "mover receive --root /volume < stream"),
+		Args:    exactArgs(),
+		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	var root string
+	rootFlag := func(c *cobra.Command) *cobra.Command {
+		c.Flags().StringVar(&root, "root", "/volume", "folder that the volume is mounted at")
+		return c
+	}
+	var extra choice = newChoice("keep", "remove")
+	receive := rootFlag(&cobra.Command{
+		Use: "receive", Short: "Fill a folder from a stream on stdin; the report is on stdout", Args: exactArgs(),
+		Example: e.examples("mover receive --root /volume < stream"),
+		RunE: func(c *cobra.Command, _ []string) error {
+			report, err := volume.WriteTree(c.Context(), volume.NewDecoder(e.In), root, volume.WriteOptions{RemoveExtra: extra.value == "remove"})
+			if err != nil {
+				return err
+			}
+			return json.NewEncoder(e.Out).Encode(report)
+		},
+	})
+	receive.Flags().Var(&extra, "extra", "what becomes of files that the stream does not have")
+	idle := 10 * time.Minute
+	wait := &cobra.Command{
+		Use: "wait", Short: "Wait to be used, and end when nobody does", Args: exactArgs(),
+		Example: e.examples("mover wait --idle 10m"),
+		RunE:    func(c *cobra.Command, _ []string) error { return moverWait(c.Context(), idle) },
+	}
+	wait.Flags().DurationVar(&idle, "idle", idle, "end after nothing has run beside it for this long")
+	c.AddCommand(
+		rootFlag(&cobra.Command{
+			Use: "send", Short: "Read a folder as a stream to stdout", Args: exactArgs(),
+			Example: e.examples("mover send --root /volume > stream"),
+			RunE: func(c *cobra.Command, _ []string) error {
+				enc := volume.NewEncoder(e.Out)
+				if err := volume.ReadTree(c.Context(), root, enc, volume.ReadOptions{}); err != nil {
+					return err
+				}
+				return enc.Close()
+			},
+		}),
+		receive, wait,
+		&cobra.Command{
+			Use: "stop", Short: "End the wait in the same container", Args: exactArgs(), Example: e.examples("mover stop"),
+			RunE: func(*cobra.Command, []string) error { return syscall.Kill(1, syscall.SIGTERM) },
+		},
+	)
+	return c
+}
+
+// moverWait keeps the container alive while other commands run in it. It is
+// process 1 there and ends by itself when nobody comes, so that a container
+// whose user died does not stay for ever.
+func moverWait(ctx context.Context, idle time.Duration) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
+	defer stop()
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			busy, err := othersRun()
+			if err != nil {
+				return err
+			}
+			if busy {
+				last = now
+			}
+			if now.Sub(last) > idle {
+				return fmt.Errorf("nobody used this mover for %s", idle)
+			}
+		}
+	}
+}
+
+// othersRun says whether another process of this program runs in this PID
+// namespace. With a shared one it may see another container's: it then waits
+// for that one too.
+func othersRun() (bool, error) {
+	self, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return false, err
+	}
+	folders, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return false, err
+	}
+	for _, f := range folders {
+		pid, err := strconv.Atoi(filepath.Base(f))
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		exe, err := os.Readlink(f + "/exe")
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
+			return false, err
+		}
+		if exe == self {
+			return true, nil
+		}
+	}
+	return false, nil
+}

@@ -1,0 +1,331 @@
+package plan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/graph"
+	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+	"github.com/kubectl-backup/kubectl-backup/plugin/selector"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+const (
+	// listers is how many kinds are listed at once, getters how many single
+	// objects are fetched at once.
+	listers = 6
+	getters = 12
+	// rounds bounds the search for dependencies of dependencies.
+	rounds = 32
+)
+
+// structural are the kinds that can relate to a selected object without being
+// named by it: through a label selector, a subject, an owner reference or a
+// claim. They have to be listed; every other kind is fetched by name when
+// something refers to it, which spares both time and rights.
+var structural = map[schema.GroupKind]bool{
+	{Kind: "Namespace"}: true, {Kind: "Pod"}: true, {Kind: "Service"}: true, {Kind: "PersistentVolumeClaim"}: true,
+	{Kind: "ReplicationController"}:                                                 true,
+	{Group: "apps", Kind: "Deployment"}:                                             true,
+	{Group: "apps", Kind: "StatefulSet"}:                                            true,
+	{Group: "apps", Kind: "DaemonSet"}:                                              true,
+	{Group: "apps", Kind: "ReplicaSet"}:                                             true,
+	{Group: "batch", Kind: "Job"}:                                                   true,
+	{Group: "batch", Kind: "CronJob"}:                                               true,
+	{Group: "policy", Kind: "PodDisruptionBudget"}:                                  true,
+	{Group: "autoscaling", Kind: "HorizontalPodAutoscaler"}:                         true,
+	{Group: "networking.k8s.io", Kind: "Ingress"}:                                   true,
+	{Group: "networking.k8s.io", Kind: "NetworkPolicy"}:                             true,
+	{Group: "rbac.authorization.k8s.io", Kind: "RoleBinding"}:                       true,
+	{Group: "rbac.authorization.k8s.io", Kind: "ClusterRoleBinding"}:                true,
+	{Group: "gateway.networking.k8s.io", Kind: "HTTPRoute"}:                         true,
+	{Group: "gateway.networking.k8s.io", Kind: "GRPCRoute"}:                         true,
+	{Group: "gateway.networking.k8s.io", Kind: "TLSRoute"}:                          true,
+	{Group: "gateway.networking.k8s.io", Kind: "TCPRoute"}:                          true,
+	{Group: "gateway.networking.k8s.io", Kind: "UDPRoute"}:                          true,
+	{Group: "admissionregistration.k8s.io", Kind: "ValidatingWebhookConfiguration"}: true,
+	{Group: "admissionregistration.k8s.io", Kind: "MutatingWebhookConfiguration"}:   true,
+}
+
+// inventory is what one pass over the cluster leaves: small facts per object,
+// never their contents.
+type inventory struct {
+	r       Request
+	sel     *selector.Selector
+	builder *graph.Builder
+	kinds   map[schema.GroupKind]kube.Kind
+	listed  map[schema.GroupKind]bool
+
+	mu         sync.Mutex
+	namespaces map[string]*object.Object
+	selected   map[v1alpha1.Ref]string // key -> the entry that selected it
+	warned     map[v1alpha1.Ref][]string
+	kept       map[v1alpha1.Ref]bool
+	refs       map[v1alpha1.Ref]v1alpha1.Ref // key -> ref with version
+	matched    map[string]int
+	undecided  []v1alpha1.ObjectLine
+	absent     map[v1alpha1.Ref]string // referred to, and why it is not here
+	unread     []v1alpha1.UnreadKind
+	warnings   []string
+	pods       map[v1alpha1.Ref]*pod
+	claims     map[v1alpha1.Ref]*claim
+	partial    bool
+}
+
+func newInventory(r Request, sel *selector.Selector) *inventory {
+	return &inventory{
+		r: r, sel: sel,
+		builder:    graph.NewBuilder(graph.Options{DeclaredEdges: r.Policy.Spec.Grouping.Edges}),
+		kinds:      map[schema.GroupKind]kube.Kind{},
+		listed:     map[schema.GroupKind]bool{},
+		namespaces: map[string]*object.Object{},
+		selected:   map[v1alpha1.Ref]string{},
+		warned:     map[v1alpha1.Ref][]string{},
+		kept:       map[v1alpha1.Ref]bool{},
+		refs:       map[v1alpha1.Ref]v1alpha1.Ref{},
+		matched:    map[string]int{},
+		absent:     map[v1alpha1.Ref]string{},
+		pods:       map[v1alpha1.Ref]*pod{},
+		claims:     map[v1alpha1.Ref]*claim{},
+	}
+}
+
+// read lists the kinds that matter, several at once.
+func (inv *inventory) read(ctx context.Context) error {
+	kinds, unread, err := inv.r.Cluster.Kinds(ctx)
+	if err != nil {
+		return fmt.Errorf("discover kinds: %w", err)
+	}
+	for _, k := range kinds {
+		inv.kinds[k.GVK.GroupKind()] = k
+	}
+	for _, u := range unread {
+		if inv.excludesGroup(u.Group) {
+			continue
+		}
+		if inv.namesGroup(u.Group) {
+			return fmt.Errorf("policy %s selects from the API group %s/%s, which cannot be read: %s\nhint: mend it, or leave it out with exclude: [{kinds: [\"*.%s\"]}]",
+				policyName(inv.r.Policy), u.Group, u.Version, u.Reason, u.Group)
+		}
+		inv.unread = append(inv.unread, u)
+		inv.partial = inv.partial || inv.selectsEveryKind()
+	}
+	if err := inv.readNamespaces(ctx); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(listers)
+	for gk, k := range inv.kinds {
+		if gk == (schema.GroupKind{Kind: "Namespace"}) || !canList(k) {
+			continue
+		}
+		wanted, labels := inv.sel.Query(gk.Group, gk.Kind)
+		needed := structural[gk] && inv.r.Policy.Spec.Dependencies != "Ignore" || gk.Kind == "Pod" && gk.Group == "" || gk.Kind == "PersistentVolumeClaim"
+		if !wanted && !needed {
+			continue
+		}
+		if inv.r.Policy.Namespace != "" && !k.Namespaced {
+			continue // fetched by name when something refers to it
+		}
+		if needed {
+			labels = "" // it may relate to what is selected whatever its labels
+		}
+		if labels == "" {
+			inv.listed[gk] = true
+		}
+		group.Go(func() error { return inv.list(ctx, k, labels, wanted) })
+	}
+	return group.Wait()
+}
+
+func canList(k kube.Kind) bool {
+	for _, v := range k.Verbs {
+		if v == "list" {
+			return true
+		}
+	}
+	return false
+}
+
+// readNamespaces comes first, since expressions look at an object's namespace.
+func (inv *inventory) readNamespaces(ctx context.Context) error {
+	k, ok := inv.kinds[schema.GroupKind{Kind: "Namespace"}]
+	if !ok {
+		return errors.New("the server does not serve namespaces")
+	}
+	if ns := inv.r.Policy.Namespace; ns != "" {
+		o, err := inv.r.Cluster.Get(ctx, k, "", ns)
+		switch {
+		case apierrors.IsForbidden(err):
+			inv.warnings = append(inv.warnings, fmt.Sprintf("namespace %s cannot be read, so it is not saved and namespaceObject is null: %v", ns, err))
+			return nil
+		case apierrors.IsNotFound(err):
+			return fmt.Errorf("policy %s: namespace %s does not exist in this cluster", policyName(inv.r.Policy), ns)
+		case err != nil:
+			return err
+		}
+		return inv.visit(ctx, o)
+	}
+	inv.listed[k.GVK.GroupKind()] = true
+	return inv.list(ctx, k, "", true)
+}
+
+func (inv *inventory) list(ctx context.Context, k kube.Kind, labels string, wanted bool) error {
+	result, err := inv.r.Cluster.List(ctx, k, kube.ListOptions{Namespace: inv.scope(k), LabelSelector: labels}, func(o *object.Object) error {
+		return inv.visit(ctx, o)
+	})
+	if err == nil {
+		if !result.Consistent {
+			inv.warn("the list of %s was not a snapshot: its continue token expired, so an object that changed meanwhile may be missing or old", k.GVK.GroupKind())
+		}
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if apierrors.IsForbidden(err) && wanted && inv.sel.Names(k.GVK.Group, k.GVK.Kind) {
+		return err
+	}
+	if !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err) && !apierrors.IsMethodNotSupported(err) && !apierrors.IsServiceUnavailable(err) && !errors.Is(err, kube.ErrExpired) {
+		return fmt.Errorf("list %s: %w", k.GVK.GroupKind(), err)
+	}
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	inv.unread = append(inv.unread, v1alpha1.UnreadKind{Group: k.GVK.Group, Version: k.GVK.Version, Kind: k.GVK.Kind, Reason: err.Error()})
+	inv.partial = inv.partial || wanted
+	return nil
+}
+
+// scope is the namespace that a list is limited to.
+func (inv *inventory) scope(k kube.Kind) string {
+	if k.Namespaced {
+		return inv.r.Policy.Namespace
+	}
+	return ""
+}
+
+// visit takes in one object from a list.
+func (inv *inventory) visit(ctx context.Context, o *object.Object) error {
+	key := o.Ref.Key()
+	if key.Kind == "Namespace" && key.Group == "" {
+		inv.mu.Lock()
+		inv.namespaces[o.Ref.Name] = o
+		inv.mu.Unlock()
+	}
+	decision := inv.sel.Select(ctx, o, inv.namespaceOf(o))
+	keep := decision.Selected
+	if decision.Err != nil && !decision.Selected && inv.r.Policy.Spec.OnExpressionError == "Include" {
+		keep = true
+	}
+	if err := inv.remember(o); err != nil {
+		return err
+	}
+	inv.mu.Lock()
+	switch {
+	case keep:
+		inv.selected[key] = decision.Entry
+		inv.kept[key] = true
+		for _, name := range decision.Entries {
+			inv.matched[name]++
+		}
+		if decision.Err != nil {
+			inv.warned[key] = append(inv.warned[key], decision.Err.Error())
+		}
+	case decision.Err != nil:
+		inv.undecided = append(inv.undecided, v1alpha1.ObjectLine{Ref: o.Ref, Outcome: v1alpha1.OutcomeUndecided, Reason: decision.Err.Error()})
+	}
+	inv.mu.Unlock()
+	if keep && inv.r.Keep != nil {
+		return inv.r.Keep(ctx, o)
+	}
+	return nil
+}
+
+// remember notes what later steps need to know of an object: its references,
+// and for pods and claims what their volumes are.
+func (inv *inventory) remember(o *object.Object) error {
+	var p *pod
+	var c *claim
+	var err error
+	if o.Ref.Group == "" && o.Ref.Kind == "Pod" {
+		p, err = readPod(o)
+	} else if o.Ref.Group == "" && o.Ref.Kind == "PersistentVolumeClaim" {
+		c, err = readClaim(o)
+	}
+	if err != nil {
+		return err
+	}
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	if p != nil {
+		inv.pods[o.Ref.Key()] = p
+	}
+	if c != nil {
+		inv.claims[o.Ref.Key()] = c
+	}
+	inv.refs[o.Ref.Key()] = o.Ref
+	return inv.builder.Add(o)
+}
+
+func (inv *inventory) namespaceOf(o *object.Object) *object.Object {
+	if o.Ref.Namespace == "" {
+		return nil
+	}
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	return inv.namespaces[o.Ref.Namespace]
+}
+
+func (inv *inventory) warn(format string, args ...any) {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	inv.warnings = append(inv.warnings, fmt.Sprintf(format, args...))
+}
+
+// selectsEveryKind says whether some entry has no kinds, so that a group that
+// cannot be read may hold something it selects.
+func (inv *inventory) selectsEveryKind() bool {
+	for _, e := range inv.r.Policy.Spec.Select {
+		if len(e.Kinds) == 0 {
+			return true
+		}
+		for _, k := range e.Kinds {
+			if k == "*" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (inv *inventory) namesGroup(group string) bool {
+	return anyKind(inv.r.Policy.Spec.Select, func(k string) bool { return strings.HasSuffix(k, "."+group) })
+}
+
+func (inv *inventory) excludesGroup(group string) bool {
+	for _, e := range inv.r.Policy.Spec.Exclude {
+		if e.Expression == "" && e.LabelSelector == nil && len(e.Namespaces) == 0 && anyKind([]v1alpha1.SelectEntry{e}, func(k string) bool { return k == "*."+group }) {
+			return true
+		}
+	}
+	return false
+}
+
+func anyKind(entries []v1alpha1.SelectEntry, match func(string) bool) bool {
+	for _, e := range entries {
+		for _, k := range e.Kinds {
+			if match(k) {
+				return true
+			}
+		}
+	}
+	return false
+}
