@@ -1,0 +1,37 @@
+// Package argocd is where this program meets Argo CD's own code: the rules by
+// which Argo CD tells whether an object is healthy. It is the only importer of
+// gitops-engine. It does not talk to a cluster, runs no scripts of custom
+// health rules, and does not pause or resume applications.
+package argocd
+
+import (
+	"fmt"
+
+	"github.com/argoproj/argo-cd/gitops-engine/v3/pkg/health"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// The states that Health tells.
+const (
+	Healthy     = string(health.HealthStatusHealthy)
+	Progressing = string(health.HealthStatusProgressing)
+	Degraded    = string(health.HealthStatusDegraded)
+	Suspended   = string(health.HealthStatusSuspended)
+	Missing     = string(health.HealthStatusMissing)
+	Unknown     = string(health.HealthStatusUnknown)
+)
+
+// Health judges one object as the server shows it. The state is empty for a
+// kind that has no rule: there is nothing to wait for. Numbers in content must
+// be int64 or float64.
+func Health(content map[string]any) (state, message string, err error) {
+	o := &unstructured.Unstructured{Object: content}
+	status, err := health.GetResourceHealth(o, nil)
+	if err != nil {
+		return Unknown, "", fmt.Errorf("health of %s %s/%s: %w", o.GetKind(), o.GetNamespace(), o.GetName(), err)
+	}
+	if status == nil {
+		return "", "", nil
+	}
+	return string(status.Status), status.Message, nil
+}
