@@ -109,7 +109,7 @@ type VolumeLine struct {
 	// VolumeKind is the source: persistentVolumeClaim, emptyDir, hostPath, ...
 	VolumeKind string `json:"volumeKind"`
 	// Workload is the top-level owner of the pod, where there is one.
-	Workload *Ref `json:"workload,omitempty"`
+	Workload *Ref   `json:"workload,omitempty"`
 	Pod      string `json:"pod,omitempty"`
 	Node     string `json:"node,omitempty"`
 	// Container is the one that the data is read through.

@@ -16,6 +16,8 @@ type BackupPolicy struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`
 	Spec              BackupPolicySpec `json:"spec"`
+
+	positions positions
 }
 
 // BackupPolicySpec is the spec of a BackupPolicy.
@@ -45,8 +47,8 @@ type BackupPolicySpec struct {
 type SelectEntry struct {
 	// Name appears in reports.
 	Name string `json:"name,omitempty"`
-	// Kinds are Kind, Kind.group, or *.group; empty means every kind that a
-	// person may write.
+	// Kinds are Kind, Kind.group, *.group or *, where the group "core" is the
+	// group without a name. Empty means every kind that a person may write.
 	Kinds         []string              `json:"kinds,omitempty"`
 	Namespaces    []string              `json:"namespaces,omitempty"`
 	LabelSelector *metav1.LabelSelector `json:"labelSelector,omitempty"`
@@ -96,7 +98,8 @@ type Hook struct {
 
 // VolumeRule decides about the volumes it matches; the first match wins.
 type VolumeRule struct {
-	// Match is CEL over volume, pod and object; empty matches all.
+	// Match is CEL over volume, pod and object (the workload); empty matches
+	// all.
 	Match string `json:"match,omitempty"`
 	// Method is Auto, Snapshot, Stream or Skip.
 	Method string `json:"method"`
@@ -152,6 +155,8 @@ type BackupRemote struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`
 	Spec              BackupRemoteSpec `json:"spec"`
+
+	positions positions
 }
 
 // BackupRemoteSpec is the spec of a BackupRemote.
