@@ -103,8 +103,12 @@ func (d *Documents) Policy(name string) (*BackupPolicy, error) {
 	return nil, Usagef("several policies to choose from: %s; name one with --policy", strings.Join(places, ", "))
 }
 
-// Remote is the remote of that name, given as name or namespace/name.
+// Remote is the remote of that name, given as name or namespace/name. An empty
+// name means the only one.
 func (d *Documents) Remote(name string) (*BackupRemote, error) {
+	if name == "" {
+		return d.onlyRemote()
+	}
 	namespace := ""
 	if ns, n, ok := strings.Cut(name, "/"); ok {
 		namespace, name = ns, n
@@ -114,6 +118,20 @@ func (d *Documents) Remote(name string) (*BackupRemote, error) {
 		return nil, &UsageError{Err: err}
 	}
 	return r, nil
+}
+
+func (d *Documents) onlyRemote() (*BackupRemote, error) {
+	switch len(d.Remotes) {
+	case 0:
+		return nil, Usagef("no %s among the documents%s; add one or give --remote", remoteKind, d.foreign())
+	case 1:
+		return d.Remotes[0], nil
+	}
+	places := make([]string, len(d.Remotes))
+	for i, r := range d.Remotes {
+		places[i] = fmt.Sprintf("%s (%s)", qualified(r.Namespace, r.Name), r.At(""))
+	}
+	return nil, Usagef("several remotes to choose from: %s; name one with --remote", strings.Join(places, ", "))
 }
 
 // remote prefers a remote of the namespace to one without a namespace. From

@@ -98,8 +98,8 @@ type Hook struct {
 
 // VolumeRule decides about the volumes it matches; the first match wins.
 type VolumeRule struct {
-	// Match is CEL over volume, pod and object (the workload); empty matches
-	// all.
+	// Match is CEL over volume, pod and object (the claim, or the pod where
+	// there is none); empty matches all.
 	Match string `json:"match,omitempty"`
 	// Method is Auto, Snapshot, Stream or Skip.
 	Method string `json:"method"`
