@@ -77,7 +77,8 @@ func JoinFieldErrors(faults []*FieldError) error {
 		return nil
 	}
 	slices.SortStableFunc(faults, func(a, b *FieldError) int {
-		return cmp.Or(cmp.Compare(a.Position.Line, b.Position.Line),
+		return cmp.Or(strings.Compare(a.Position.File, b.Position.File),
+			cmp.Compare(a.Position.Line, b.Position.Line),
 			cmp.Compare(a.Position.Column, b.Position.Column),
 			strings.Compare(a.Path, b.Path))
 	})
