@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kubectl-backup/kubectl-backup/plugin/capture"
+	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
 )
 
 type cleanupOptions struct {
@@ -34,7 +34,7 @@ func (o *cleanupOptions) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pods, err := capture.LeftBehind(ctx, cluster, o.env.namespace())
+	pods, err := mover.LeftBehind(ctx, cluster, o.env.namespace())
 	if err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (o *cleanupOptions) Run(ctx context.Context) error {
 	if o.dryRun {
 		return nil
 	}
-	if err := capture.Sweep(ctx, cluster, o.env.namespace()); err != nil {
+	if err := mover.Sweep(ctx, cluster, o.env.namespace()); err != nil {
 		return err
 	}
 	fmt.Fprintf(o.env.ErrOut, "removed %d temporary pods\n", len(pods))

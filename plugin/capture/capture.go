@@ -12,12 +12,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
 	"github.com/kubectl-backup/kubectl-backup/plugin/plan"
 	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
@@ -57,7 +60,7 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 			_ = session.Abort(context.WithoutCancel(ctx))
 		}
 	}()
-	if err := Sweep(ctx, r.Plan.Cluster, r.Plan.Policy.Namespace); err != nil {
+	if err := mover.Sweep(ctx, r.Plan.Cluster, r.Plan.Policy.Namespace); err != nil {
 		return nil, fmt.Errorf("remove what an earlier run left: %w", err)
 	}
 	objects := &objectStore{session: session}
@@ -87,16 +90,37 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 		return &d, nil
 	}
 	d.Seconds = time.Since(started).Seconds()
-	id, err := session.Commit(ctx, repository.Record{
-		Started: started, Cluster: *d.Cluster, Policy: d.Policy, Source: d.Source, ToolVersion: d.ToolVersion,
-		Labels: r.Plan.Policy.Labels, Document: &d, Members: members,
-	})
+	d.Backup = session.ID()
+	id, err := session.Commit(ctx, record(&d, members, started, r.Plan.Policy.Labels))
 	if err != nil {
 		return nil, fmt.Errorf("commit backup: %w", err)
 	}
 	committed = true
 	d.Backup = id
 	return &d, nil
+}
+
+// record gathers the constants of a backup.
+func record(d *v1alpha1.Document, members map[v1alpha1.Ref]bool, started time.Time, labels map[string]string) repository.Record {
+	namespaces, nodes, pods, containers := map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
+	for r := range members {
+		namespaces[r.Namespace] = true
+	}
+	for _, v := range d.Volumes {
+		if v.Snapshot != "" {
+			namespaces[v.Ref.Namespace], nodes[v.Node], pods[v.Pod], containers[v.Container] = true, true, true, true
+		}
+	}
+	return repository.Record{
+		Started: started, Cluster: *d.Cluster, Policy: d.Policy, Source: d.Source, ToolVersion: d.ToolVersion,
+		Labels: labels, Document: d, Members: members,
+		Namespaces: names(namespaces), Nodes: names(nodes), Pods: names(pods), Containers: names(containers),
+	}
+}
+
+func names(set map[string]bool) []string {
+	delete(set, "")
+	return slices.Sorted(maps.Keys(set))
 }
 
 func nothing(d *v1alpha1.Document) bool {
@@ -163,7 +187,7 @@ func (r Request) volumes(ctx context.Context, session *repository.Session, d *v1
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
-	m := &mover{cluster: r.Plan.Cluster, session: session, image: r.Image, progress: r.Progress}
+	m := &carrier{cluster: r.Plan.Cluster, session: session, image: r.Image, progress: r.Progress}
 	for i := range d.Volumes {
 		line := &d.Volumes[i]
 		if line.Outcome != v1alpha1.OutcomeInclude {

@@ -32,7 +32,7 @@ var (
 // execTar reads a volume with the tar of the application's own image. GNU tar
 // keeps every attribute; with gnu false any tar will do, and what it loses is
 // in the report.
-func (m *mover) execTar(gnu bool) func(context.Context, *v1alpha1.VolumeLine, func(io.Reader, decodeFunc) error) error {
+func (m *carrier) execTar(gnu bool) func(context.Context, *v1alpha1.VolumeLine, func(io.Reader, decodeFunc) error) error {
 	return func(ctx context.Context, line *v1alpha1.VolumeLine, sink func(io.Reader, decodeFunc) error) error {
 		where := kube.ExecOptions{Namespace: line.Ref.Namespace, Pod: line.Pod, Container: line.Container}
 		flags, err := m.probeTar(ctx, where, gnu)
@@ -46,24 +46,16 @@ func (m *mover) execTar(gnu bool) func(context.Context, *v1alpha1.VolumeLine, fu
 			sum := sha256.New()
 			counted := io.TeeReader(in, sum)
 			return sink(counted, func(ctx context.Context, in io.Reader, enc *volume.Encoder) error {
-				if err := volume.FromTar(ctx, in, enc); err != nil {
-					return err
-				}
-				// Padding after the end mark belongs to the checksum too.
-				if _, err := io.Copy(io.Discard, in); err != nil {
-					return err
-				}
-				if err := tarVerdict(stderr.String(), hex.EncodeToString(sum.Sum(nil)), enc); err != nil {
-					return err
-				}
-				return enc.Close()
+				return volume.FromTar(ctx, in, enc, func() error {
+					return tarVerdict(stderr.String(), hex.EncodeToString(sum.Sum(nil)), enc)
+				})
 			})
 		})
 	}
 }
 
 // probeTar finds out whether the container has what the script needs.
-func (m *mover) probeTar(ctx context.Context, where kube.ExecOptions, gnu bool) (flags string, err error) {
+func (m *carrier) probeTar(ctx context.Context, where kube.ExecOptions, gnu bool) (flags string, err error) {
 	out, stderr := &tail{}, &tail{}
 	where.Stdout, where.Stderr = out, stderr
 	where.Command = []string{"sh", "-c", "tar --version && for t in tee sha256sum sed cat; do command -v $t || exit 7; done"}
@@ -96,17 +88,19 @@ func tarVerdict(stderr, sum string, enc *volume.Encoder) error {
 		if !strings.HasPrefix(l, "tar: ") || !ok {
 			continue
 		}
-		name = strings.TrimPrefix(name, "./")
+		issue := volume.Issue{Path: volume.Escape(strings.TrimPrefix(name, "./")), Kind: volume.Unreadable, What: what}
 		switch {
 		case strings.Contains(what, "changed as we read it"), strings.Contains(what, "shrank by"):
-			enc.Note(name, volume.StatusChanged, what)
+			issue.Kind = volume.Changed
 		case strings.Contains(what, "removed before we read it"):
-			enc.Note(name, volume.StatusVanished, what)
-		case strings.Contains(what, "socket ignored"), strings.Contains(what, "Exiting with failure"), strings.Contains(what, "file is on a different filesystem"):
-		default:
-			if end[1] != "0" {
-				enc.Note(name, volume.StatusUnreadable, what)
-			}
+			issue.Kind = volume.Vanished
+		case strings.Contains(what, "socket ignored"), strings.Contains(what, "different filesystem"):
+			issue.Kind = volume.Skipped
+		case end[1] == "0":
+			continue // a remark, and tar was content
+		}
+		if err := enc.Issue(issue); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -124,7 +124,7 @@ func (inv *inventory) read(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(listers)
 	for gk, k := range inv.kinds {
-		if gk == (schema.GroupKind{Kind: "Namespace"}) || !canList(k) {
+		if gk == (schema.GroupKind{Kind: "Namespace"}) || !k.Can("list") {
 			continue
 		}
 		wanted, labels := inv.sel.Query(gk.Group, gk.Kind)
@@ -144,15 +144,6 @@ func (inv *inventory) read(ctx context.Context) error {
 		group.Go(func() error { return inv.list(ctx, k, labels, wanted) })
 	}
 	return group.Wait()
-}
-
-func canList(k kube.Kind) bool {
-	for _, v := range k.Verbs {
-		if v == "list" {
-			return true
-		}
-	}
-	return false
 }
 
 // readNamespaces comes first, since expressions look at an object's namespace.
@@ -194,7 +185,7 @@ func (inv *inventory) list(ctx context.Context, k kube.Kind, labels string, want
 	if apierrors.IsForbidden(err) && wanted && inv.sel.Names(k.GVK.Group, k.GVK.Kind) {
 		return err
 	}
-	if !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err) && !apierrors.IsMethodNotSupported(err) && !apierrors.IsServiceUnavailable(err) && !errors.Is(err, kube.ErrExpired) {
+	if !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err) && !apierrors.IsMethodNotSupported(err) && !apierrors.IsServiceUnavailable(err) && !apierrors.IsResourceExpired(err) {
 		return fmt.Errorf("list %s: %w", k.GVK.GroupKind(), err)
 	}
 	inv.mu.Lock()

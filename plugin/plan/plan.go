@@ -70,7 +70,7 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 		Policy: policyName(r.Policy), Source: r.Provenance, Cluster: &identity, Remote: r.Remote,
 		Groups: []v1alpha1.GroupLine{}, Objects: []v1alpha1.ObjectLine{}, Volumes: []v1alpha1.VolumeLine{},
 	}}
-	inv.describe(&p.Document, g, closure, groups)
+	inv.describe(&p.Document, closure, groups)
 	if err := inv.volumes(ctx, &p.Document, groups); err != nil {
 		return nil, err
 	}
@@ -142,4 +142,15 @@ func bad(o v1alpha1.Outcome) bool {
 		return true
 	}
 	return false
+}
+
+// Edges are all edges among the members of the plan's groups.
+func (p *Plan) Edges() []v1alpha1.EdgeLine {
+	var refs []v1alpha1.Ref
+	for _, o := range p.Document.Objects {
+		if o.Outcome == v1alpha1.OutcomeInclude || o.Outcome == v1alpha1.OutcomeLeftToOwner {
+			refs = append(refs, o.Ref)
+		}
+	}
+	return p.Graph.EdgesAmong(refs)
 }

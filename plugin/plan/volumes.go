@@ -66,7 +66,7 @@ func readPod(o *object.Object) (*pod, error) {
 	phase, _, _ := unstructured.NestedString(content, "status", "phase")
 	p.running = phase == "Running" && !o.Deleting
 	p.finished = phase == "Succeeded" || phase == "Failed"
-	for _, v := range maps(content, "spec", "volumes") {
+	for _, v := range mapsAt(content, "spec", "volumes") {
 		volume := podVolume{source: v}
 		volume.name, _ = v["name"].(string)
 		for key, source := range v {
@@ -87,15 +87,15 @@ func readPod(o *object.Object) (*pod, error) {
 		}
 	}
 	started := map[string]bool{}
-	for _, s := range maps(content, "status", "containerStatuses") {
+	for _, s := range mapsAt(content, "status", "containerStatuses") {
 		name, _ := s["name"].(string)
 		_, started[name], _ = unstructured.NestedMap(s, "state", "running")
 	}
-	for _, c := range maps(content, "spec", "containers") {
+	for _, c := range mapsAt(content, "spec", "containers") {
 		container := podContainer{}
 		container.name, _ = c["name"].(string)
 		container.running = started[container.name]
-		for _, m := range maps(c, "volumeMounts") {
+		for _, m := range mapsAt(c, "volumeMounts") {
 			mount := podMount{}
 			mount.volume, _ = m["name"].(string)
 			mount.path, _ = m["mountPath"].(string)
@@ -147,7 +147,7 @@ func readClaim(o *object.Object) (*claim, error) {
 	return c, nil
 }
 
-func maps(m map[string]any, path ...string) []map[string]any {
+func mapsAt(m map[string]any, path ...string) []map[string]any {
 	list, _, _ := unstructured.NestedFieldNoCopy(m, path...)
 	items, _ := list.([]any)
 	out := make([]map[string]any, 0, len(items))

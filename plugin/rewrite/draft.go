@@ -145,3 +145,18 @@ func drop(parent map[string]any, key string, names ...string) {
 		delete(parent, key)
 	}
 }
+
+// Manifest is an object as a person would apply it: without anything that a
+// server or a controller had assigned.
+func Manifest(o *object.Object, c CleanOptions) ([]byte, error) {
+	d, err := Decode(o)
+	if err != nil {
+		return nil, err
+	}
+	Clean(d, c)
+	if meta := mapAt(d.Content, "metadata"); meta != nil {
+		delete(meta, "managedFields")
+		delete(meta, "ownerReferences")
+	}
+	return d.Encode()
+}

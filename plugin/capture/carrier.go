@@ -26,8 +26,8 @@ const (
 // beginning, before the volume counts as failed.
 const attempts = 3
 
-// mover carries the volumes of one run.
-type mover struct {
+// carrier carries the volumes of one run.
+type carrier struct {
 	cluster  *kube.Cluster
 	session  *repository.Session
 	image    string
@@ -47,7 +47,7 @@ type decodeFunc func(context.Context, io.Reader, *volume.Encoder) error
 // move tries the ways to a volume in order until one delivers all of it. A way
 // that delivers a volume with unreadable files is kept only if no later way
 // does better.
-func (m *mover) move(ctx context.Context, line *v1alpha1.VolumeLine) error {
+func (m *carrier) move(ctx context.Context, line *v1alpha1.VolumeLine) error {
 	var reasons []string
 	var best *repository.VolumeResult
 	var bestMethod string
@@ -98,7 +98,7 @@ func first(list []string) string {
 }
 
 // ways lists the ways to a volume, the least intrusive first.
-func (m *mover) ways(line *v1alpha1.VolumeLine) []way {
+func (m *carrier) ways(line *v1alpha1.VolumeLine) []way {
 	var ways []way
 	if line.Container != "" {
 		ways = append(ways, way{MethodExec, m.execTar(true)})
@@ -118,7 +118,7 @@ func (m *mover) ways(line *v1alpha1.VolumeLine) []way {
 }
 
 // try carries the volume by one way, starting again where a stream broke.
-func (m *mover) try(ctx context.Context, line *v1alpha1.VolumeLine, w way) (*repository.VolumeResult, error) {
+func (m *carrier) try(ctx context.Context, line *v1alpha1.VolumeLine, w way) (*repository.VolumeResult, error) {
 	var err error
 	for attempt := range attempts {
 		if attempt > 0 {
@@ -145,7 +145,7 @@ func (m *mover) try(ctx context.Context, line *v1alpha1.VolumeLine, w way) (*rep
 
 // store writes one stream into the repository. It succeeds only when the
 // sender's trailer was seen and agreed with what arrived.
-func (m *mover) store(ctx context.Context, line *v1alpha1.VolumeLine, in io.Reader, decode decodeFunc) (*repository.VolumeResult, error) {
+func (m *carrier) store(ctx context.Context, line *v1alpha1.VolumeLine, in io.Reader, decode decodeFunc) (*repository.VolumeResult, error) {
 	add, done := func(int64) {}, func(error) {}
 	if m.progress != nil {
 		add, done = m.progress(volumeName(line), line.Capacity)
@@ -175,7 +175,7 @@ func (m *mover) store(ctx context.Context, line *v1alpha1.VolumeLine, in io.Read
 
 // run starts a command in a container and feeds its output to sink. Both have
 // to succeed: the stream by its trailer, the command by its exit status.
-func (m *mover) run(ctx context.Context, o kube.ExecOptions, sink func(io.Reader) error) error {
+func (m *carrier) run(ctx context.Context, o kube.ExecOptions, sink func(io.Reader) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	pr, pw := io.Pipe()

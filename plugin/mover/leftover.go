@@ -1,4 +1,4 @@
-package capture
+package mover
 
 import (
 	"context"
@@ -17,8 +17,6 @@ import (
 )
 
 const (
-	// LabelTemporary marks what a run made for itself and removes again.
-	LabelTemporary = "kubectl-backup.io/temporary"
 	// AnnotationOwner names the process that made it: host, boot, pid, start.
 	AnnotationOwner = "kubectl-backup.io/owner"
 
@@ -74,7 +72,7 @@ func leftBehind(p *corev1.Pod, now time.Time) bool {
 // LeftBehind lists the temporary pods whose makers are gone. An empty
 // namespace means all of them.
 func LeftBehind(ctx context.Context, c *kube.Cluster, namespace string) ([]corev1.Pod, error) {
-	list, err := c.Typed().CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: LabelTemporary + "=true", Limit: 500})
+	list, err := c.Typed().CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: kube.LabelTemporary + "=true", Limit: 500})
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +97,7 @@ func Sweep(ctx context.Context, c *kube.Cluster, namespace string) error {
 	}
 	var errs []error
 	for _, p := range pods {
-		if err := c.DeletePod(ctx, p.Namespace, p.Name); err != nil && !apierrors.IsNotFound(err) {
+		if err := c.DeletePod(ctx, p.Namespace, p.Name, string(p.UID)); err != nil && !apierrors.IsNotFound(err) {
 			errs = append(errs, fmt.Errorf("pod %s/%s: %w", p.Namespace, p.Name, err))
 		}
 	}

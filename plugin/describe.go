@@ -1,0 +1,51 @@
+package plugin
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/ui"
+)
+
+type describeOptions struct {
+	env    *env
+	spec   specFlags
+	output choice
+}
+
+func newDescribe(e *env) *cobra.Command {
+	o := &describeOptions{env: e, output: newChoice("text", "wide", "json", "yaml")}
+	c := &cobra.Command{
+		Use:     "describe ID|latest",
+		Short:   "Show on one screen what is in a backup, what is not, and why",
+		Example: e.examples("describe latest -f backup.yaml", "describe 20260131 --remote /mnt/backups -o wide"),
+		Args:    exactArgs("ID|latest"),
+		RunE:    func(c *cobra.Command, args []string) error { return o.Run(c.Context(), args[0]) },
+	}
+	o.spec.AddFlags(c.Flags())
+	c.Flags().VarP(&o.output, "output", "o", "output format")
+	return c
+}
+
+// Run reads the record and the report that was stored with it.
+func (o *describeOptions) Run(ctx context.Context, id string) error {
+	repo, _, err := o.spec.open(ctx, o.env, true)
+	if err != nil {
+		return err
+	}
+	defer repo.Close(context.WithoutCancel(ctx))
+	record, err := findRecord(ctx, repo, id, "")
+	if err != nil {
+		return err
+	}
+	document, err := repo.Document(ctx, record)
+	if err != nil {
+		return err
+	}
+	document.Backup = record.ID
+	if o.output.value == "json" || o.output.value == "yaml" {
+		return ui.Document(o.env.Out, document, o.output.value)
+	}
+	return ui.Describe(o.env.Out, document, o.output.value == "wide")
+}

@@ -1,0 +1,80 @@
+// Package mover is the containers of ours that carry a volume's bytes: the
+// helper pod that mounts a claim and waits to be used, and what dead runs left
+// of such pods. Capture reads through them and restore writes through them.
+//
+// It does not know what flows: the bytes are a stream of plugin/volume.
+package mover
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+)
+
+const (
+	// Root is where a mover's container mounts the volume.
+	Root = "/volume"
+	// Program is this program inside the mover image.
+	Program = "/kubectl-backup"
+)
+
+// Name is a new name for a mover's pod or container.
+func Name() string {
+	var b [4]byte
+	rand.Read(b[:]) // never fails
+	return "kubectl-backup-" + hex.EncodeToString(b[:])
+}
+
+// Pod is a pod that mounts a claim at /volume and waits to be used.
+func Pod(namespace, image, claim string, readOnly bool) *corev1.Pod {
+	root, no, grace := int64(0), false, int64(0)
+	return &corev1.Pod{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: namespace, Name: Name(),
+			Labels: map[string]string{kube.LabelTemporary: "true"}, Annotations: map[string]string{AnnotationOwner: thisProcess()},
+		},
+		Spec: corev1.PodSpec{
+			RestartPolicy: corev1.RestartPolicyNever, TerminationGracePeriodSeconds: &grace,
+			AutomountServiceAccountToken: &no, EnableServiceLinks: &no,
+			Containers: []corev1.Container{{
+				Name: "mover", Image: image, ImagePullPolicy: corev1.PullIfNotPresent, Command: []string{Program, "mover", "wait"},
+				VolumeMounts:    []corev1.VolumeMount{{Name: "volume", MountPath: Root, ReadOnly: readOnly}},
+				SecurityContext: &corev1.SecurityContext{RunAsUser: &root},
+			}},
+			Volumes: []corev1.Volume{{Name: "volume", VolumeSource: corev1.VolumeSource{
+				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim, ReadOnly: false},
+			}}},
+		},
+	}
+}
+
+// With creates a pod, waits until it runs, calls use, and removes the pod
+// whatever happens.
+func With(ctx context.Context, c *kube.Cluster, pod *corev1.Pod, use func(name string) error) (err error) {
+	made, err := c.CreatePod(ctx, pod)
+	if err != nil {
+		return fmt.Errorf("create helper pod in %s: %w", pod.Namespace, err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 60*time.Second)
+		defer cancel()
+		if deleteErr := c.DeletePod(ctx, pod.Namespace, pod.Name, string(made.UID)); deleteErr != nil {
+			err = errors.Join(err, fmt.Errorf("remove helper pod %s/%s (cleanup does it later): %w", pod.Namespace, pod.Name, deleteErr))
+		}
+	}()
+	waitCtx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	if _, err := c.WaitPodRunning(waitCtx, pod.Namespace, pod.Name); err != nil {
+		return fmt.Errorf("helper pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return use(pod.Name)
+}

@@ -1,0 +1,318 @@
+package plan
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/graph"
+	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+// resolve follows dependencies until nothing new turns up: what is referred to
+// and was not listed is fetched by name, and may refer to more.
+func (inv *inventory) resolve(ctx context.Context) (*graph.Graph, *graph.Closure, error) {
+	selected := make([]v1alpha1.Ref, 0, len(inv.selected))
+	for key := range inv.selected {
+		selected = append(selected, key)
+	}
+	mode := graph.Mode(cmp.Or(inv.r.Policy.Spec.Dependencies, string(graph.Include)))
+	for range rounds {
+		g, err := inv.builder.Build()
+		if err != nil {
+			return nil, nil, err
+		}
+		closure := g.Closure(selected, mode)
+		if mode == graph.Ignore {
+			return g, closure, nil
+		}
+		wanted := inv.wanted(closure)
+		if len(wanted) == 0 {
+			if err := inv.keepRest(ctx, closure); err != nil {
+				return nil, nil, err
+			}
+			return g, closure, nil
+		}
+		if err := inv.fetch(ctx, wanted, mode == graph.Include); err != nil {
+			return nil, nil, err
+		}
+	}
+	return nil, nil, fmt.Errorf("dependencies still led to new objects after %d rounds; set spec.dependencies to Report and select what you need", rounds)
+}
+
+// wanted are the references to objects that nobody has looked for yet.
+func (inv *inventory) wanted(c *graph.Closure) []v1alpha1.Ref {
+	set := map[v1alpha1.Ref]bool{}
+	for _, e := range c.Missing {
+		key := e.To.Key()
+		gk := schema.GroupKind{Group: key.Group, Kind: key.Kind}
+		kind, served := inv.kinds[gk]
+		switch {
+		case inv.absent[key] != "" || set[key]:
+		case !served:
+			inv.absent[key] = "this cluster serves no kind " + gk.String()
+		case inv.complete(kind, key):
+			inv.absent[key] = "it does not exist"
+		default:
+			set[key] = true
+		}
+	}
+	return slices.SortedFunc(maps.Keys(set), v1alpha1.Ref.Compare)
+}
+
+// complete says whether the lists already read would have had the object.
+func (inv *inventory) complete(k kube.Kind, key v1alpha1.Ref) bool {
+	return inv.listed[k.GVK.GroupKind()] && (inv.scope(k) == "" || inv.scope(k) == key.Namespace)
+}
+
+// fetch gets objects by name, several at once.
+func (inv *inventory) fetch(ctx context.Context, refs []v1alpha1.Ref, keep bool) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(getters)
+	for _, ref := range refs {
+		group.Go(func() error {
+			o, err := inv.get(ctx, ref)
+			if o == nil || err != nil {
+				return err
+			}
+			if err := inv.remember(o); err != nil {
+				return err
+			}
+			if keep {
+				return inv.keep(ctx, o)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// get reads one object; one that is not there, or not ours to read, is noted
+// and nil.
+func (inv *inventory) get(ctx context.Context, ref v1alpha1.Ref) (*object.Object, error) {
+	k := inv.kinds[schema.GroupKind{Group: ref.Group, Kind: ref.Kind}]
+	namespace := ref.Namespace
+	if !k.Namespaced {
+		namespace = ""
+	}
+	o, err := inv.r.Cluster.Get(ctx, k, namespace, ref.Name)
+	if err == nil {
+		return o, nil
+	}
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	switch {
+	case apierrors.IsNotFound(err):
+		inv.absent[ref.Key()] = "it does not exist"
+	case apierrors.IsForbidden(err):
+		inv.absent[ref.Key()] = unreadable + err.Error()
+	default:
+		return nil, fmt.Errorf("get %s: %w", ref, err)
+	}
+	return nil, nil
+}
+
+// unreadable begins the reason of an object that exists but may not be read.
+const unreadable = "no right to read it: "
+
+func (inv *inventory) keep(ctx context.Context, o *object.Object) error {
+	inv.mu.Lock()
+	done := inv.kept[o.Ref.Key()]
+	inv.kept[o.Ref.Key()] = true
+	inv.mu.Unlock()
+	if done || inv.r.Keep == nil {
+		return nil
+	}
+	return inv.r.Keep(ctx, o)
+}
+
+// keepRest hands over the members that were listed but not selected: a second
+// read, of these alone, since the first did not know that they belong.
+func (inv *inventory) keepRest(ctx context.Context, c *graph.Closure) error {
+	if inv.r.Keep == nil {
+		return nil
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(getters)
+	for _, m := range c.Members {
+		if inv.kept[m.Ref.Key()] || m.LeftToOwner && !m.Selected {
+			continue
+		}
+		group.Go(func() error {
+			if ns := inv.namespaces[m.Ref.Name]; ns != nil && m.Ref.Kind == "Namespace" && m.Ref.Group == "" {
+				return inv.keep(ctx, ns)
+			}
+			o, err := inv.get(ctx, m.Ref)
+			if o == nil || err != nil {
+				return err
+			}
+			return inv.keep(ctx, o)
+		})
+	}
+	return group.Wait()
+}
+
+// membership says which group each member is counted under.
+type membership struct {
+	groups []graph.Group
+	group  map[v1alpha1.Ref]string
+	wave   map[v1alpha1.Ref]int
+	owner  map[v1alpha1.Ref]v1alpha1.Ref // member -> the controller above it
+}
+
+func (inv *inventory) groups(g *graph.Graph, c *graph.Closure) (*membership, error) {
+	spec := inv.r.Policy.Spec.Grouping
+	by := graph.Grouping{By: graph.By(spec.By), Label: spec.Label}
+	if spec.Expression != "" {
+		by.Key = inv.groupKey
+	}
+	groups, err := g.Groups(c, by)
+	if err != nil {
+		return nil, err
+	}
+	m := &membership{groups: groups, group: map[v1alpha1.Ref]string{}, wave: map[v1alpha1.Ref]int{}, owner: map[v1alpha1.Ref]v1alpha1.Ref{}}
+	for _, grp := range groups {
+		for _, r := range grp.Objects {
+			m.group[r.Key()] = grp.Name
+		}
+		for wave, refs := range grp.Waves {
+			for _, r := range refs {
+				if _, set := m.wave[r.Key()]; !set || m.group[r.Key()] == grp.Name {
+					m.wave[r.Key()] = wave
+				}
+			}
+		}
+	}
+	for _, member := range c.Members {
+		if member.Owner != nil {
+			m.owner[member.Ref.Key()] = *member.Owner
+		}
+	}
+	return m, nil
+}
+
+// groupKey evaluates the grouping expression on one workload.
+func (inv *inventory) groupKey(ref v1alpha1.Ref) (string, error) {
+	o, err := inv.get(context.Background(), ref)
+	if err != nil || o == nil {
+		return "", err
+	}
+	return inv.sel.Group(context.Background(), o, inv.namespaceOf(o))
+}
+
+// workload is the topmost controller above the first of the pods, or above
+// the object itself where no pod uses it.
+func (m *membership) workload(pods []*pod, self v1alpha1.Ref) *v1alpha1.Ref {
+	at := self
+	if len(pods) > 0 {
+		at = pods[0].ref.Key()
+	}
+	start := at
+	for range 16 { // owner references may run in a circle
+		up, ok := m.owner[at.Key()]
+		if !ok {
+			break
+		}
+		at = up
+	}
+	if at.Key() == start.Key() && !graph.IsWorkload(at) {
+		return nil
+	}
+	return &at
+}
+
+// describe writes the groups and a line for each object.
+func (inv *inventory) describe(d *v1alpha1.Document, c *graph.Closure, m *membership) {
+	for _, grp := range m.groups {
+		d.Groups = append(d.Groups, v1alpha1.GroupLine{Name: grp.Name, Workloads: orEmpty(grp.Workloads), Edges: orEmpty(grp.Edges), Waves: grp.Waves, Cycles: grp.Cycles})
+	}
+	for _, member := range c.Members {
+		key := member.Ref.Key()
+		line := v1alpha1.ObjectLine{
+			Ref: inv.versioned(member.Ref), Outcome: v1alpha1.OutcomeInclude, Reason: member.Reason,
+			Group: m.group[key], Wave: m.wave[key], Warnings: inv.warned[key],
+		}
+		if entry, ok := inv.selected[key]; ok {
+			line.Reason = fmt.Sprintf("selected by entry %q", entry)
+		} else if member.LeftToOwner {
+			line.Outcome = v1alpha1.OutcomeLeftToOwner
+			line.Reason = "made again by " + member.Owner.String()
+		} else if reason, absent := inv.absent[key]; absent {
+			line.Outcome, line.Reason = v1alpha1.OutcomeUnread, reason
+		}
+		d.Objects = append(d.Objects, line)
+	}
+	for _, r := range c.Referred {
+		d.Objects = append(d.Objects, v1alpha1.ObjectLine{Ref: inv.versioned(r.Ref), Outcome: v1alpha1.OutcomeReferred, Reason: r.Reason + "; not selected, so it is not saved"})
+	}
+	inv.describeMissing(d, c)
+	d.Objects = append(d.Objects, inv.undecided...)
+	d.Unread = inv.unread
+	d.Warnings = append(d.Warnings, inv.warnings...)
+	for i, e := range inv.r.Policy.Spec.Select {
+		name := cmp.Or(e.Name, fmt.Sprintf("select[%d]", i))
+		d.Select = append(d.Select, v1alpha1.SelectLine{Name: name, Matched: inv.matched[name], Optional: e.Optional})
+	}
+}
+
+// describeMissing names what members refer to and what is not there. A
+// reference that may not be read makes the plan partial, one that leads
+// nowhere already led nowhere in the cluster and is only shown.
+func (inv *inventory) describeMissing(d *v1alpha1.Document, c *graph.Closure) {
+	from := map[v1alpha1.Ref][]string{}
+	for _, e := range c.Missing {
+		from[e.To.Key()] = append(from[e.To.Key()], fmt.Sprintf("%s (%s)", e.From, e.Field))
+	}
+	for key, by := range from {
+		reason := cmp.Or(inv.absent[key], "it does not exist")
+		outcome := v1alpha1.OutcomeMissing
+		if strings.HasPrefix(reason, unreadable) {
+			outcome = v1alpha1.OutcomeUnread
+			if inv.r.Policy.Namespace != "" && key.Namespace != inv.r.Policy.Namespace {
+				// A policy of one namespace does not promise what is outside it.
+				outcome = v1alpha1.OutcomeReferred
+			}
+		}
+		d.Objects = append(d.Objects, v1alpha1.ObjectLine{Ref: inv.versioned(key), Outcome: outcome, Reason: reason + "; referred to by " + by[0]})
+	}
+}
+
+func (inv *inventory) versioned(r v1alpha1.Ref) v1alpha1.Ref {
+	if known, ok := inv.refs[r.Key()]; ok {
+		return known
+	}
+	if k, ok := inv.kinds[schema.GroupKind{Group: r.Group, Kind: r.Kind}]; ok && r.Version == "" {
+		r.Version = k.GVK.Version
+	}
+	return r
+}
+
+func orEmpty[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}
+
+// hooks shows which hooks the policy has.
+func (inv *inventory) hooks(d *v1alpha1.Document) {
+	for _, h := range inv.r.Policy.Spec.Consistency.Hooks {
+		text := h.Recipe
+		if h.Match != "" {
+			text += " where " + h.Match
+		}
+		if h.TTL != nil {
+			text += " for at most " + h.TTL.Duration.String()
+		}
+		d.Hooks = append(d.Hooks, text)
+	}
+}

@@ -1,0 +1,59 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
+)
+
+// open loads the spec, where there is one, and opens the repository. The
+// cluster is asked only for a remote that keeps something in a Secret.
+func (o *specFlags) open(ctx context.Context, e *env, readOnly bool) (*repository.Repository, *spec, error) {
+	if err := o.validate(); err != nil {
+		return nil, nil, err
+	}
+	s, err := o.load(ctx, e, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	cluster, err := o.secretCluster(e, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	repo, err := o.openRepository(ctx, e, s, cluster, readOnly)
+	return repo, s, err
+}
+
+// findRecord resolves an id, the beginning of one, or latest. clusterUID
+// limits latest to one cluster's backups; empty means all. What latest finds
+// is never damaged, and from the future only where there is nothing else.
+func findRecord(ctx context.Context, repo *repository.Repository, id, clusterUID string) (repository.Record, error) {
+	if id == "latest" {
+		r, err := repo.Latest(ctx, func(r repository.Record) bool { return clusterUID == "" || r.Cluster.UID == clusterUID })
+		if errors.Is(err, repository.ErrNoRecord) && clusterUID != "" {
+			return r, fmt.Errorf("%w of cluster %s\nhint: name a backup by its id, or another cluster with --from-cluster", err, clusterUID)
+		}
+		return r, err
+	}
+	var found []repository.Record
+	err := repo.Records(ctx, func(r repository.Record) error {
+		if strings.HasPrefix(r.ID, id) {
+			found = append(found, r)
+		}
+		return nil
+	})
+	switch {
+	case err != nil:
+		return repository.Record{}, err
+	case len(found) == 0:
+		return repository.Record{}, usagef("there is no backup %q\nhint: list shows the ids", id)
+	case len(found) > 1:
+		return repository.Record{}, usagef("%d backups begin with %q, the first is %s\nhint: give more of the id", len(found), id, found[0].ID)
+	case found[0].Damaged != "":
+		return repository.Record{}, fmt.Errorf("backup %s is damaged: %s", found[0].ID, found[0].Damaged)
+	}
+	return found[0], nil
+}

@@ -1,0 +1,168 @@
+package plugin
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+	"github.com/kubectl-backup/kubectl-backup/plugin/restore"
+	"github.com/kubectl-backup/kubectl-backup/plugin/ui"
+)
+
+type restoreOptions struct {
+	env            *env
+	spec           specFlags
+	objects        objectFilter
+	output         choice
+	dryRun         choice
+	toContext      string
+	fromCluster    string
+	namespaceMap   []string
+	classMap       []string
+	image          string
+	parallel       int
+	timeout        time.Duration
+	keepNodePorts  bool
+	restoreStatus  bool
+	namespaces     map[string]string
+	storageClasses map[string]string
+}
+
+func newRestore(e *env) *cobra.Command {
+	o := &restoreOptions{env: e, output: newChoice("table", "wide", "json", "yaml"), dryRun: newChoice("none", "client", "server")}
+	c := &cobra.Command{
+		Use:   "restore ID|latest",
+		Short: "Bring a backup back, here or elsewhere",
+		Long: `Bring a backup back, here or elsewhere.
+
+Objects come back in the order of their dependencies, in parallel where they do
+not depend on each other; the data of a volume is in place before the workload
+that uses it runs. What exists already is never overwritten: it is reported, and
+the exit code is 3.
+
+latest is the newest backup of the cluster that the current context names, or of
+the one given with --from-cluster.`,
+		Example: e.examples(
+			"restore latest -f backup.yaml --dry-run=server",
+			"restore latest -f backup.yaml --to-context dr --map-namespace shop=shop-copy --map-storage-class fast=premium",
+			`restore 20260131-020000-4f2a --remote /mnt/backups --kinds Secret --namespaces shop`),
+		Args: exactArgs("ID|latest"),
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := o.Complete(); err != nil {
+				return err
+			}
+			return o.Run(c.Context(), args[0])
+		},
+	}
+	o.AddFlags(c)
+	return c
+}
+
+// AddFlags adds the command's flags.
+func (o *restoreOptions) AddFlags(c *cobra.Command) {
+	f := c.Flags()
+	o.spec.AddFlags(f)
+	o.objects.AddFlags(f)
+	f.VarP(&o.output, "output", "o", "output format")
+	f.Var(&o.dryRun, "dry-run", "show what would happen: client asks the target what it has, server also has it check each object")
+	f.Lookup("dry-run").NoOptDefVal = "client"
+	f.StringVar(&o.toContext, "to-context", "", "context of the cluster to restore into (default: the current one)")
+	f.StringVar(&o.fromCluster, "from-cluster", "", "UID of the cluster that latest is looked for, or any")
+	f.StringSliceVar(&o.namespaceMap, "map-namespace", nil, "from=to: restore a namespace under another name, references following")
+	f.StringSliceVar(&o.classMap, "map-storage-class", nil, "from=to: use another storage class")
+	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long to wait for what was restored to become healthy")
+	f.BoolVar(&o.keepNodePorts, "keep-node-ports", false, "keep the node ports of Services")
+	f.BoolVar(&o.restoreStatus, "restore-status", false, "write back the status of custom resources that have a status subresource")
+	addMoverFlags(c, &o.image, &o.parallel)
+}
+
+// Complete turns the maps and filters into values.
+func (o *restoreOptions) Complete() (err error) {
+	if err := o.spec.validate(); err != nil {
+		return err
+	}
+	if o.parallel < 0 {
+		return usagef("--parallel must be positive, got %d", o.parallel)
+	}
+	if o.namespaces, err = pairs("--map-namespace", o.namespaceMap); err != nil {
+		return err
+	}
+	if o.storageClasses, err = pairs("--map-storage-class", o.classMap); err != nil {
+		return err
+	}
+	return o.objects.Complete()
+}
+
+// pairs parses from=to.
+func pairs(flag string, list []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, p := range list {
+		from, to, ok := strings.Cut(p, "=")
+		if !ok || from == "" || to == "" {
+			return nil, usagef("%s %q: write from=to", flag, p)
+		}
+		if before, twice := out[from]; twice && before != to {
+			return nil, usagef("%s: %s is mapped to both %s and %s", flag, from, before, to)
+		}
+		out[from] = to
+	}
+	return out, nil
+}
+
+// Run plans the restore and, unless it is a dry run, does what the plan says.
+func (o *restoreOptions) Run(ctx context.Context, id string) error {
+	repo, s, err := o.spec.open(ctx, o.env, true)
+	if err != nil {
+		return err
+	}
+	defer repo.Close(context.WithoutCancel(ctx))
+	target, err := o.env.clusterAt(o.toContext)
+	if err != nil {
+		return err
+	}
+	from := o.fromCluster
+	if id == "latest" && from == "" {
+		source, err := o.env.cluster()
+		if err != nil {
+			return err
+		}
+		identity, err := source.Identity(ctx)
+		if err != nil {
+			return fmt.Errorf("find out which cluster latest is of: %w\nhint: name a backup by its id, or a cluster with --from-cluster", err)
+		}
+		from = identity.UID
+	} else if from == "any" {
+		from = ""
+	}
+	record, err := findRecord(ctx, repo, id, from)
+	if err != nil {
+		return err
+	}
+	for _, w := range record.Warnings {
+		fmt.Fprintf(o.env.ErrOut, "warning: %s\n", w)
+	}
+	progress := ui.NewProgress(o.env.ErrOut, isTerminal(o.env.ErrOut))
+	defer progress.Close()
+	request := restore.Request{
+		Target: target, Repository: repo, Record: record, Remote: s.remote.Name, ToolVersion: Version(),
+		Namespaces: o.namespaces, StorageClasses: o.storageClasses, DryRun: o.dryRun.value,
+		KeepNodePorts: o.keepNodePorts, RestoreStatus: o.restoreStatus,
+		Image: moverImage(o.image, nil), Parallel: o.parallel, Timeout: o.timeout, Progress: progress.Task,
+	}
+	if o.objects.active() {
+		request.Filter = func(ob *object.Object) (bool, error) { return o.objects.Match(ctx, ob) }
+	}
+	document, err := restore.Run(ctx, request)
+	progress.Close()
+	if err != nil {
+		return err
+	}
+	if err := ui.Document(o.env.Out, document, o.output.value); err != nil {
+		return err
+	}
+	return documentError(document)
+}
