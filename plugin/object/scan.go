@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"unicode/utf8"
 )
 
@@ -20,7 +21,8 @@ type scanner struct {
 // maxDepth is where encoding/json stops as well.
 const maxDepth = 10000
 
-var errTruncated = errors.New("unexpected end of JSON")
+// errTruncated is what a cut object or list is known by, here and elsewhere.
+var errTruncated = fmt.Errorf("the JSON is cut short: %w", io.ErrUnexpectedEOF)
 
 func (s *scanner) syntax(want string) error {
 	if s.pos >= len(s.data) {

@@ -1,0 +1,188 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+)
+
+// maxUnschedulable is how long a pod may be called unschedulable before that is
+// believed: claims are being bound and nodes being added meanwhile.
+const maxUnschedulable = time.Minute
+
+// hopeless are the reasons a container waits for that waiting does not mend.
+var hopeless = map[string]bool{
+	"ImagePullBackOff": true, "InvalidImageName": true, "ErrImageNeverPull": true, "ImageInspectError": true,
+	"CreateContainerConfigError": true, "CreateContainerError": true, "RunContainerError": true, "CrashLoopBackOff": true,
+}
+
+// CreatePod makes a pod. A quota or an admission policy that forbids it is in
+// the error, in the server's words.
+func (c *Cluster) CreatePod(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, error) {
+	pod = pod.DeepCopy()
+	pod.APIVersion, pod.Kind = "v1", "Pod"
+	raw, err := json.Marshal(pod)
+	if err != nil {
+		return nil, fmt.Errorf("encode pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	made, err := c.Create(ctx, pods, pod.Namespace, raw, WriteOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return podOf(made)
+}
+
+// WaitPodRunning waits until every container of a pod runs. It ends early, with
+// the reason, when that will not come to be: an image that cannot be pulled, a
+// container that cannot be made or that ended, a pod that fits on no node.
+func (c *Cluster) WaitPodRunning(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
+	var running *corev1.Pod
+	err := c.waitPod(ctx, namespace, name, func(pod *corev1.Pod) (bool, error) {
+		if len(pod.Status.ContainerStatuses) < len(pod.Spec.Containers) {
+			return false, nil
+		}
+		for _, s := range pod.Status.ContainerStatuses {
+			if s.State.Running == nil {
+				return false, nil
+			}
+		}
+		running = pod
+		return true, nil
+	})
+	return running, err
+}
+
+// AddEphemeralContainer adds a container to a running pod and waits until it
+// runs. It cannot be taken out again: it stays, ended, for as long as the pod.
+func (c *Cluster) AddEphemeralContainer(ctx context.Context, namespace, pod string, container corev1.EphemeralContainer) error {
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"ephemeralContainers": []corev1.EphemeralContainer{container}}})
+	if err != nil {
+		return fmt.Errorf("encode ephemeral container %s: %w", container.Name, err)
+	}
+	if _, err := c.PatchSubresource(ctx, pods, namespace, pod, "ephemeralcontainers", types.StrategicMergePatchType, patch, WriteOptions{}); err != nil {
+		return err
+	}
+	return c.waitPod(ctx, namespace, pod, func(p *corev1.Pod) (bool, error) {
+		for _, s := range p.Status.EphemeralContainerStatuses {
+			if s.Name != container.Name {
+				continue
+			}
+			if err := containerProblem(s); err != nil {
+				return false, fmt.Errorf("pod %s/%s: %w", namespace, pod, err)
+			}
+			return s.State.Running != nil, nil
+		}
+		return false, nil
+	})
+}
+
+// DeletePod deletes a pod at once, without grace, and waits until it is gone.
+// A pod that is already gone is no error. With a uid, a pod of the same name
+// that is another one is left alone.
+func (c *Cluster) DeletePod(ctx context.Context, namespace, name, uid string) error {
+	now := int64(0)
+	err := c.Delete(ctx, pods, namespace, name, DeleteOptions{UID: uid, Grace: &now, Propagation: "Background"})
+	if apierrors.IsNotFound(err) || uid != "" && apierrors.IsConflict(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return c.WaitFor(ctx, pods, namespace, name, func(o *object.Object) (bool, error) {
+		return o == nil || uid != "" && o.UID != uid, nil
+	})
+}
+
+// errUnschedulable ends a look at a pod, not yet the wait.
+var errUnschedulable = errors.New("unschedulable")
+
+// waitPod waits for a pod that exists, and ends early when it has a problem.
+func (c *Cluster) waitPod(ctx context.Context, namespace, name string, cond func(*corev1.Pod) (bool, error)) error {
+	waiting, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var nowhere *time.Timer
+	seen := false
+	err := c.WaitFor(waiting, pods, namespace, name, func(o *object.Object) (bool, error) {
+		if o == nil {
+			if seen {
+				return false, fmt.Errorf("pod %s/%s was deleted while it was waited for", namespace, name)
+			}
+			return false, nil
+		}
+		seen = true
+		pod, err := podOf(o)
+		if err != nil {
+			return false, err
+		}
+		err = podProblem(pod)
+		if errors.Is(err, errUnschedulable) {
+			if nowhere == nil {
+				nowhere = time.AfterFunc(maxUnschedulable, func() { cancel(err) })
+			}
+			return false, nil
+		}
+		if nowhere != nil {
+			nowhere.Stop()
+			nowhere = nil
+		}
+		if err != nil {
+			return false, err
+		}
+		return cond(pod)
+	})
+	if nowhere != nil {
+		nowhere.Stop()
+	}
+	return err
+}
+
+// podProblem is what keeps a pod from running, if it is known.
+func podProblem(pod *corev1.Pod) error {
+	id := "pod " + pod.Namespace + "/" + pod.Name
+	for _, s := range append(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses...) {
+		if t := s.State.Terminated; t != nil && t.ExitCode == 0 && pod.Status.Phase == corev1.PodPending {
+			continue // an init container that did its work
+		}
+		if err := containerProblem(s); err != nil {
+			return fmt.Errorf("%s: %w", id, err)
+		}
+	}
+	switch {
+	case pod.DeletionTimestamp != nil:
+		return fmt.Errorf("%s is being deleted", id)
+	case pod.Status.Phase == corev1.PodFailed, pod.Status.Phase == corev1.PodSucceeded:
+		return fmt.Errorf("%s ended before it was used: %s %s %s", id, pod.Status.Phase, pod.Status.Reason, pod.Status.Message)
+	}
+	for _, cond := range pod.Status.Conditions {
+		if cond.Type == corev1.PodScheduled && cond.Status == corev1.ConditionFalse && cond.Reason == corev1.PodReasonUnschedulable {
+			return fmt.Errorf("%s is %w: %s", id, errUnschedulable, cond.Message)
+		}
+	}
+	return nil
+}
+
+func containerProblem(s corev1.ContainerStatus) error {
+	if w := s.State.Waiting; w != nil && hopeless[w.Reason] {
+		return fmt.Errorf("container %s (image %s) cannot start: %s: %s", s.Name, s.Image, w.Reason, w.Message)
+	}
+	if t := s.State.Terminated; t != nil {
+		return fmt.Errorf("container %s (image %s) ended with exit code %d: %s %s", s.Name, s.Image, t.ExitCode, t.Reason, t.Message)
+	}
+	return nil
+}
+
+func podOf(o *object.Object) (*corev1.Pod, error) {
+	var pod corev1.Pod
+	if err := json.Unmarshal(o.Raw, &pod); err != nil {
+		return nil, fmt.Errorf("decode %s: %w", o.Ref, err)
+	}
+	return &pod, nil
+}
