@@ -1,0 +1,356 @@
+package v1alpha1
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+)
+
+func full(t *testing.T) []byte {
+	t.Helper()
+	data, err := os.ReadFile("testdata/full.yaml")
+	require.NoError(t, err)
+	return data
+}
+
+// policyWith is a valid policy with one more line in its spec.
+func policyWith(line string) string {
+	return "apiVersion: kubectl-backup.io/v1alpha1\nkind: BackupPolicy\nmetadata: {name: p}\nspec:\n  select: [{}]\n  " + line + "\n"
+}
+
+func remoteWith(line string) string {
+	return "apiVersion: kubectl-backup.io/v1alpha1\nkind: BackupRemote\nmetadata: {name: r}\nspec:\n  path: /x\n  " + line + "\n"
+}
+
+func TestEveryFieldIsRead(t *testing.T) {
+	d, err := Decode("full.yaml", full(t))
+	require.NoError(t, err)
+	require.Len(t, d.Policies, 1)
+	require.Len(t, d.Remotes, 2)
+
+	// The sample must set every field there is, or the tests on it prove less
+	// than they say.
+	var unset []string
+	var visit func(v reflect.Value, path string)
+	visit = func(v reflect.Value, path string) {
+		switch v.Kind() {
+		case reflect.Pointer:
+			if v.IsNil() {
+				unset = append(unset, path)
+				return
+			}
+			visit(v.Elem(), path)
+		case reflect.Slice:
+			if v.Len() == 0 {
+				unset = append(unset, path)
+			}
+			if v.Len() > 0 && v.Index(0).Kind() == reflect.Struct {
+				visit(v.Index(0), path+"[0]")
+			}
+		case reflect.Struct:
+			for _, f := range jsonFields(v.Type(), nil) {
+				if v.Type().Field(f.index[0]).Type.PkgPath() != "k8s.io/apimachinery/pkg/apis/meta/v1" {
+					visit(v.FieldByIndex(f.index), join(path, f.name))
+				}
+			}
+		default:
+			if v.IsZero() {
+				unset = append(unset, path)
+			}
+		}
+	}
+	visit(reflect.ValueOf(d.Policies[0].Spec), "spec")
+	require.Equal(t, []string{"spec.exclude[0].labelSelector.matchExpressions[0].values", "spec.grouping.expression", "spec.triggers[0].on"}, unset, "they exclude what the sample has instead")
+	unset = nil
+	visit(reflect.ValueOf(d.Remotes[0].Spec), "spec")
+	require.Equal(t, []string{"spec.passwordFrom.env", "spec.passwordFrom.file"}, unset)
+}
+
+func TestDocumentsSurviveBeingWrittenAgain(t *testing.T) {
+	d, err := Decode("full.yaml", full(t))
+	require.NoError(t, err)
+	again := [][]byte{}
+	for _, document := range []any{d.Policies[0], d.Remotes[0], d.Remotes[1]} {
+		written, err := yaml.Marshal(toMap(t, document))
+		require.NoError(t, err)
+		again = append(again, written)
+	}
+	e, err := Decode("again", bytes.Join(again, []byte("---\n")))
+	require.NoError(t, err)
+	require.Equal(t, d.Policies[0].Spec, e.Policies[0].Spec)
+	require.Equal(t, d.Remotes[0].Spec, e.Remotes[0].Spec)
+	require.Equal(t, d.Remotes[1].Spec, e.Remotes[1].Spec)
+}
+
+// TestEveryMisspeltFieldIsRefused misspells each key of the sample in turn.
+func TestEveryMisspeltFieldIsRefused(t *testing.T) {
+	tried := 0
+	eachKey(t, full(t), func(path string, root, key, _ *yaml.Node) {
+		if strings.HasPrefix(path, "metadata.labels.") || strings.Contains(path, "matchLabels.") || strings.HasPrefix(path, "spec.config.") {
+			return // free keys
+		}
+		right := key.Value
+		key.Value += "x"
+		defer func() { key.Value = right }()
+		_, err := Decode("f.yaml", render(t, root))
+		require.Error(t, err, path)
+		if path == "apiVersion" || path == "kind" {
+			require.Contains(t, err.Error(), path+": is missing")
+			return
+		}
+		require.ErrorContains(t, err, path+"x: unknown field", path)
+		require.ErrorContains(t, err, fmt.Sprintf("did you mean %q?", right), path)
+		requirePlace(t, err)
+		tried++
+	})
+	require.Greater(t, tried, 80)
+}
+
+// TestEveryWrongTypeIsRefused puts a value of another type at each key.
+func TestEveryWrongTypeIsRefused(t *testing.T) {
+	tried := 0
+	eachKey(t, full(t), func(path string, root, _, value *yaml.Node) {
+		if path == "apiVersion" || path == "kind" {
+			return
+		}
+		right := *value
+		defer func() { *value = right }()
+		wrong := []yaml.Node{{Kind: yaml.ScalarNode, Tag: "!!float", Value: "1.5"}, {Kind: yaml.SequenceNode, Content: []*yaml.Node{{Kind: yaml.SequenceNode}}}}
+		if right.Kind != yaml.MappingNode {
+			wrong = append(wrong, yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{{Kind: yaml.ScalarNode, Value: "secret-key"}, {Kind: yaml.ScalarNode, Value: "secret-value"}}})
+		}
+		for _, w := range wrong {
+			*value = w
+			_, err := Decode("f.yaml", render(t, root))
+			require.Error(t, err, path)
+			require.ErrorContains(t, err, path, path)
+			require.NotContains(t, err.Error(), "secret-value", "a value may be a password")
+			requirePlace(t, err)
+			tried++
+		}
+	})
+	require.Greater(t, tried, 200)
+}
+
+// TestEveryRequiredFieldIsMissed takes each key away in turn; where the type
+// says that it is required, its absence must be named.
+func TestEveryRequiredFieldIsMissed(t *testing.T) {
+	required := map[string]bool{}
+	for _, kind := range []any{BackupPolicy{}, BackupRemote{}} {
+		requiredPaths(reflect.TypeOf(kind), "", required)
+	}
+	tried := 0
+	var paths []string
+	eachKey(t, full(t), func(path string, _, _, _ *yaml.Node) { paths = append(paths, path) })
+	for _, wanted := range paths {
+		if !required[generic(wanted)] {
+			continue
+		}
+		removed := ""
+		eachKey(t, full(t), func(path string, root, key, value *yaml.Node) {
+			if path != wanted || removed != "" {
+				return
+			}
+			removed = path
+			drop(root, key)
+			_, err := Decode("f.yaml", render(t, root))
+			require.ErrorContains(t, err, path+": is required", path)
+			tried++
+		})
+	}
+	require.Greater(t, tried, 15)
+}
+
+func TestFaults(t *testing.T) {
+	for _, c := range []struct{ name, text, want string }{
+		{"suggestion", policyWith("dependencys: Ignore"), `f.yaml:6:3: spec.dependencys: unknown field; did you mean "dependencies"?`},
+		{"kind", "apiVersion: kubectl-backup.io/v1alpha1\nkind: BackupPolciy\n", `f.yaml:2:7: kind: unknown kind "BackupPolciy"; did you mean "BackupPolicy"?`},
+		{"unrelated kind", "apiVersion: kubectl-backup.io/v1alpha1\nkind: Schedule\n", `unknown kind "Schedule"; known are BackupPolicy, BackupRemote`},
+		{"no kind", "apiVersion: kubectl-backup.io/v1alpha1\n", "kind: is missing"},
+		{"no apiVersion", "a: b\n", "f.yaml:1:1: apiVersion: is missing"},
+		{"version", "apiVersion: kubectl-backup.io/v2\nkind: BackupPolicy\n", `f.yaml:1:13: apiVersion: version "kubectl-backup.io/v2" is not known; this program reads kubectl-backup.io/v1alpha1`},
+		{"group", "apiVersion: kubctl-backup.io/v1alpha1\nkind: BackupPolicy\n", `group "kubctl-backup.io" is not known; did you mean "kubectl-backup.io/v1alpha1"?`},
+		{"not a document", "[1, 2]\n", "expected a document with apiVersion and kind, got a list"},
+		{"syntax", "a: [\n", "f.yaml:"},
+		{"syntax after a document", policyWith("") + "---\na: b: c\n", "not valid YAML or JSON: mapping values are not allowed"},
+		{"duplicate key", policyWith("select: [{}]"), "f.yaml:6:3: spec.select: is written twice, the first time on line 5"},
+		{"duplicate document", policyWith("") + "---\n" + policyWith(""), "BackupPolicy p is defined twice, the first time at f.yaml:3:12"},
+		{"empty entry", policyWith("exclude: [~]"), "spec.exclude[0]: an entry of a list must not be empty"},
+		{"no select", "apiVersion: kubectl-backup.io/v1alpha1\nkind: BackupPolicy\nmetadata: {name: p}\nspec: {select: []}\n", "spec.select: selects nothing"},
+		{"no name", "apiVersion: kubectl-backup.io/v1alpha1\nkind: BackupPolicy\nmetadata: {}\nspec: {select: [{}]}\n", "metadata.name: is required"},
+		{"name", "apiVersion: kubectl-backup.io/v1alpha1\nkind: BackupPolicy\nmetadata: {name: A_b}\nspec: {select: [{}]}\n", `metadata.name: "A_b" is not a name`},
+
+		{"enum", policyWith("dependencies: Includ"), `spec.dependencies: unknown value "Includ"; did you mean "Include"?`},
+		{"enum by case", policyWith("onExpressionError: report"), `did you mean "Report"?`},
+		{"enum unlike any", policyWith("grouping: {by: Magic}"), "known are Dependencies, Namespace, Label, Expression, None"},
+		{"mode", policyWith("consistency: {mode: Groop}"), `did you mean "Group"?`},
+		{"method", policyWith("volumes: [{method: Snapshots}]"), `did you mean "Snapshot"?`},
+		{"recipe", policyWith("consistency: {hooks: [{recipe: postgres}]}"), `did you mean "postgresql"?`},
+		{"event", policyWith("triggers: [{on: podready}]"), `did you mean "PodReady"?`},
+
+		{"operator", policyWith("exclude: [{labelSelector: {matchExpressions: [{key: a, operator: in, values: [b]}]}}]"), `spec.exclude[0].labelSelector.matchExpressions[0].operator`},
+		{"values", policyWith("exclude: [{labelSelector: {matchExpressions: [{key: a, operator: In}]}}]"), "matchExpressions[0].values"},
+		{"label value", policyWith(`exclude: [{labelSelector: {matchLabels: {a: "no spaces"}}}]`), "spec.exclude[0].labelSelector.matchLabels"},
+		{"label key", policyWith(`exclude: [{labelSelector: {matchLabels: {"a b": c}}}]`), "spec.exclude[0].labelSelector.matchLabels"},
+
+		{"duration as number", policyWith("consistency: {hooks: [{recipe: exec, ttl: 60}]}"), `ttl: expected a duration such as "90s"`},
+		{"duration as word", policyWith("consistency: {hooks: [{recipe: exec, ttl: soon}]}"), `ttl: expected a duration such as "90s"`},
+		{"negative duration", policyWith("consistency: {hooks: [{recipe: exec, ttl: -1s}]}"), "must be longer than nothing"},
+		{"cron fields", policyWith(`triggers: [{schedule: "0 2 * *"}]`), "spec.triggers[0].schedule: \"0 2 * *\" is not a schedule"},
+		{"cron range", policyWith(`triggers: [{schedule: "61 2 * * *"}]`), "is not a schedule"},
+		{"cron that never comes", policyWith(`triggers: [{schedule: "0 0 30 2 *"}]`), "never comes"},
+		{"zone in schedule", policyWith(`triggers: [{schedule: "TZ="}]`), "must not hold a time zone"},
+		{"zone", policyWith(`triggers: [{schedule: "0 2 * * *", timeZone: Europe/Olso}]`), `timeZone: unknown time zone "Europe/Olso"`},
+		{"local zone", policyWith(`triggers: [{schedule: "0 2 * * *", timeZone: Local}]`), `unknown time zone "Local"`},
+		{"zone alone", policyWith(`triggers: [{on: PodReady, timeZone: Etc/UTC}]`), "has no meaning without schedule"},
+		{"two triggers in one", policyWith(`triggers: [{on: PodReady, schedule: "0 2 * * *"}]`), "has both schedule and on"},
+		{"empty trigger", policyWith("triggers: [{}]"), "starts nothing"},
+		{"drill zone", policyWith(`drill: {schedule: "0 2 * * *", timeZone: Mars/Base}`), "spec.drill.timeZone"},
+
+		{"plural kind", policyWith("exclude: [{kinds: [deployments]}]"), `"deployments" is not a kind; kinds are written as in a manifest, beginning with a capital like "Deployment"`},
+		{"kind with version", policyWith("exclude: [{kinds: [Deployment.v1.apps]}]"), "names a version"},
+		{"kind with slash", policyWith("exclude: [{kinds: [apps/Deployment]}]"), "is not a kind"},
+		{"group", policyWith(`exclude: [{kinds: ["*.Apps"]}]`), "is not an API group"},
+		{"pattern in kind", policyWith(`exclude: [{kinds: ["Dep*"]}]`), "is not a kind"},
+		{"namespace pattern", policyWith(`exclude: [{namespaces: ["team-*"]}]`), "patterns are written as an expression"},
+		{"excludes all", policyWith("exclude: [{}]"), "spec.exclude[0]: excludes everything"},
+		{"same name", policyWith("exclude: [{name: a, kinds: [Pod]}, {name: a, kinds: [Job]}]"), `"a" is also the name of spec.exclude[0]`},
+		{"blank expression", policyWith(`exclude: [{expression: "  "}]`), "spec.exclude[0].expression: is blank"},
+
+		{"edge onto itself", policyWith("grouping: {edges: [{from: {kind: Pod, name: a}, to: {kind: Pod, name: a}}]}"), "spec.grouping.edges[0]: joins Pod a to itself"},
+		{"edge onto itself by default namespace", policyWith("grouping: {edges: [{from: {kind: Pod, name: a, namespace: x}, to: {kind: Pod, name: a}}]}"), "to itself"},
+		{"edge onto itself by default group", policyWith("grouping: {edges: [{from: {group: apps, kind: Deployment, name: a}, to: {kind: Deployment, name: a}}]}"), "to itself"},
+		{"label without by", policyWith("grouping: {label: team}"), "spec.grouping.label: has no meaning where by is Dependencies; set by: Label"},
+		{"by without label", policyWith("grouping: {by: Label}"), "spec.grouping.label: is required where by is Label"},
+		{"unreachable rule", policyWith("volumes: [{method: Auto}, {method: Skip}]"), "spec.volumes[0]: matches every volume, so the rules after it are never reached"},
+		{"keeps nothing", policyWith("retention: {}"), "spec.retention: keeps nothing"},
+		{"negative retention", policyWith("retention: {daily: -1}"), "spec.retention.daily: must not be negative"},
+		{"negative mover", policyWith("mover: {parallel: -1}"), "spec.mover.parallel: must not be negative"},
+		{"copy without name", policyWith("copies: [{remote: {name: ''}}]"), "spec.copies[0].remote.name: is required"},
+		{"foreign namespace", strings.Replace(policyWith("exclude: [{namespaces: [b]}]"), "{name: p}", "{name: p, namespace: a}", 1), `a policy in the namespace "a" selects in that namespace only`},
+
+		{"two passwords", remoteWith("passwordFrom: {env: A, file: b}"), "spec.passwordFrom: must have exactly one source, has 2"},
+		{"no password source", remoteWith("passwordFrom: {}"), "spec.passwordFrom: must have exactly one source, has 0"},
+		{"secret without key", remoteWith("passwordFrom: {secretRef: {name: a, key: ''}}"), "spec.passwordFrom.secretRef.key: is required"},
+		{"no type", remoteWith("config: {store: {provider: Other}}"), "spec.config.store: has no type"},
+		{"no path", "apiVersion: kubectl-backup.io/v1alpha1\nkind: BackupRemote\nmetadata: {name: r}\nspec: {}\n", "spec.path: is required"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Decode("f.yaml", []byte(c.text))
+			require.ErrorContains(t, err, c.want)
+			requirePlace(t, err)
+		})
+	}
+}
+
+func TestEveryFaultIsReportedAtOnceAndInOrder(t *testing.T) {
+	text := policyWith("dependencies: Nope\n  volumes: [{methd: Skip}]\n  retention: {last: -1}") + "---\nkind: x\n---\n" + remoteWith("passwordFrom: {}")
+	_, err := Decode("f.yaml", []byte(text))
+	var lines []string
+	for _, l := range strings.Split(err.Error(), "\n") {
+		lines = append(lines, strings.SplitN(l, ": ", 3)[1])
+	}
+	require.Equal(t, []string{"spec.dependencies", "spec.volumes[0].methd", "spec.retention.last", "apiVersion", "spec.passwordFrom"}, lines)
+	for range 20 {
+		_, again := Decode("f.yaml", []byte(text))
+		require.Equal(t, err.Error(), again.Error())
+	}
+}
+
+func TestAPasswordWrittenAsAVariableNameIsNotRepeated(t *testing.T) {
+	_, err := Decode("f.yaml", []byte(remoteWith(`passwordFrom: {env: "correct horse"}`)))
+	require.ErrorContains(t, err, "spec.passwordFrom.env: is not the name of an environment variable")
+	require.NotContains(t, err.Error(), "horse")
+}
+
+func TestWhatIsAccepted(t *testing.T) {
+	for _, c := range []struct {
+		name, text string
+		policies   int
+		foreign    int
+	}{
+		{"nothing", "", 0, 0},
+		{"comments and empty documents", "# a\n---\n---\n# b\n", 0, 0},
+		{"other groups", "apiVersion: v1\nkind: ConfigMap\n---\napiVersion: apps.example.org/v1\nkind: BackupPolicy\nspec: {anything: 1}\n", 0, 2},
+		{"json", `{"apiVersion":"kubectl-backup.io/v1alpha1","kind":"BackupPolicy","metadata":{"name":"p"},` + "\n\t" + `"spec":{"select":[{"optional":true}]}}`, 1, 0},
+		{"list", "apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSpace(policyWith("")), "\n", "\n  ") + "\n- {apiVersion: v1, kind: Secret}\n", 1, 1},
+		{"windows line ends", strings.ReplaceAll(policyWith("dependencies: Ignore"), "\n", "\r\n"), 1, 0},
+		{"null is absent", policyWith("exclude: null\n  grouping: ~\n  drill:"), 1, 0},
+		{"anchors and merges", policyWith("exclude:\n  - &a {kinds: [Pod], optional: true}\n  - {<<: *a, name: b, kinds: [Job]}"), 1, 0},
+		{"from the server", strings.Replace(policyWith(""), "{name: p}", "{name: p, uid: u, generation: 3, creationTimestamp: 2030-01-02T03:04:05Z, managedFields: [{manager: m, fieldsV1: {'f:spec': {}}}]}", 1), 1, 0},
+		{"all macros", policyWith(`triggers: [{schedule: "@daily", timeZone: Asia/Kathmandu}]`), 1, 0},
+		{"event in the YAML 1.1 way", policyWith("triggers: [{\"on\": PodTerminating}]"), 1, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d, err := Decode("f.yaml", []byte(c.text))
+			require.NoError(t, err)
+			require.Len(t, d.Policies, c.policies)
+			require.Equal(t, c.foreign, d.Foreign)
+		})
+	}
+}
+
+func TestMergedKeysLoseToOwnOnes(t *testing.T) {
+	d, err := Decode("f.yaml", []byte(policyWith("exclude:\n  - &a {kinds: [Pod], optional: true}\n  - {<<: *a, name: b, kinds: [Job]}")))
+	require.NoError(t, err)
+	require.Equal(t, SelectEntry{Name: "b", Kinds: []string{"Job"}, Optional: true}, d.Policies[0].Spec.Exclude[1])
+}
+
+func TestAliasesCannotFillTheMemory(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("apiVersion: kubectl-backup.io/v1alpha1\nkind: BackupPolicy\nmetadata: {name: p}\nspec:\n  select:\n  - kinds: &k [")
+	b.WriteString(strings.Repeat("Pod,", 1000))
+	b.WriteString("]\n")
+	for range 1000 {
+		b.WriteString("  - kinds: *k\n")
+	}
+	_, err := Decode("f.yaml", []byte(b.String()))
+	require.ErrorContains(t, err, "more than 200000 values")
+
+	_, err = Decode("f.yaml", []byte("apiVersion: kubectl-backup.io/v1alpha1\nkind: BackupPolicy\nmetadata: {name: p}\nspec: &s {<<: [*s, *s], select: [{}]}\n"))
+	if err != nil {
+		require.ErrorAs(t, err, new(*UsageError))
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	d, err := Decode("f.yaml", []byte(policyWith("exclude: [{kinds: [Pod]}]")))
+	require.NoError(t, err)
+	s := d.Policies[0].Spec
+	require.Equal(t, "select[0]", s.Select[0].Name)
+	require.Equal(t, "exclude[0]", s.Exclude[0].Name)
+	require.Equal(t, OnErrorReport, s.OnExpressionError)
+	require.Equal(t, DependenciesInclude, s.Dependencies)
+	require.Equal(t, GroupByDependencies, s.Grouping.By)
+	require.Equal(t, ConsistencyGroup, s.Consistency.Mode)
+	require.Equal(t, 2, s.Mover.Parallel)
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte(policyWith("")))
+	f.Add([]byte("a: &a [*a]"))
+	f.Add([]byte("<<: 1"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		_, err := Decode("f", data)
+		if err != nil && !errors.As(err, new(*UsageError)) {
+			t.Fatalf("not a usage error: %v", err)
+		}
+	})
+}
+
+// requirePlace checks that every fault names file and line, and that the whole
+// is a usage error.
+func requirePlace(t *testing.T, err error) {
+	t.Helper()
+	require.ErrorAs(t, err, new(*UsageError))
+	for _, l := range strings.Split(err.Error(), "\n") {
+		require.Regexp(t, `^f\.yaml:\d+:`, l)
+	}
+}
