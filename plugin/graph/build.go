@@ -3,6 +3,7 @@ package graph
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -41,6 +42,14 @@ var impliedRows = map[uint16]Row{
 	rowPartOf:         {Type: TypePartOf, Strong: true, Unordered: true},
 }
 
+func rowAt(rows []Row, i uint16) *Row {
+	if int(i) < len(rows) {
+		return &rows[i]
+	}
+	row := impliedRows[i]
+	return &row
+}
+
 type edgeFlags uint8
 
 const (
@@ -67,17 +76,17 @@ type edge struct {
 	flags    edgeFlags
 }
 
-// Build resolves what was added. The builder is used up. An error names a
-// mistake in the options: a row that cannot be, a declared edge onto itself or
-// onto an object that does not exist. The graph is whole without that edge.
+// Build resolves what was added so far; more may be added, and built again.
+// An error names a mistake in the options: a row that cannot be, a declared
+// edge onto itself or onto an object that does not exist. The graph is whole
+// but for that edge.
 func (b *Builder) Build() (*Graph, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.err != nil {
-		return newGraph(&Builder{lookup: &Lookup{rows: Table}, names: b.names}, nil, nil), b.err
+		return newGraph(&resolver{contents: b.contents.sorted(), rows: Table}), b.err
 	}
-	b.sortNodes()
-	r := resolver{Builder: b, selected: map[int32][]int32{}}
+	r := &resolver{contents: b.contents.sorted(), rows: b.lookup.rows, selected: map[int32][]int32{}}
 	r.references()
 	r.selections()
 	r.definitions()
@@ -85,48 +94,53 @@ func (b *Builder) Build() (*Graph, error) {
 	r.claimTemplates()
 	r.calls()
 	r.partOf()
-	errs := r.declaredEdges()
-	return newGraph(b, r.edges, r.missing), errors.Join(errs...)
+	errs := r.declaredEdges(b.declared)
+	return newGraph(r), errors.Join(errs...)
 }
 
-// sortNodes renumbers the nodes by ref, so that everything that follows is in
-// the same order whatever order the objects came in.
-func (b *Builder) sortNodes() {
-	order := make([]int32, len(b.refs))
+// sorted is a copy whose nodes are numbered in the order of their refs, so
+// that everything that follows is the same whatever order the objects came in.
+func (c *contents) sorted() *contents {
+	order := make([]int32, len(c.refs))
 	for i := range order {
 		order[i] = int32(i)
 	}
-	slices.SortFunc(order, func(x, y int32) int { return b.refs[x].Compare(b.refs[y]) })
+	slices.SortFunc(order, func(x, y int32) int { return c.refs[x].Compare(c.refs[y]) })
 	to := make([]int32, len(order))
-	refs, uids := make([]v1alpha1.Ref, len(order)), make([]string, len(order))
+	out := &contents{
+		names: interner{ids: maps.Clone(c.names.ids), texts: slices.Clip(c.names.texts)},
+		refs:  make([]v1alpha1.Ref, len(order)), uids: make([]string, len(order)),
+		pending: slices.Clone(c.pending), selectors: slices.Clone(c.selectors), params: slices.Clone(c.params),
+		hosts: slices.Clone(c.hosts), aliases: slices.Clone(c.aliases),
+	}
 	for i, old := range order {
-		to[old], refs[i], uids[i] = int32(i), b.refs[old], b.uids[old]
+		to[old], out.refs[i], out.uids[i] = int32(i), c.refs[old], c.uids[old]
 	}
-	b.refs, b.uids = refs, uids
-	for k, i := range b.index {
-		b.index[k] = to[i]
+	for i := range out.pending {
+		out.pending[i].from = to[out.pending[i].from]
 	}
-	for i := range b.pending {
-		b.pending[i].from = to[b.pending[i].from]
+	for i := range out.selectors {
+		out.selectors[i].from = to[out.selectors[i].from]
 	}
-	for i := range b.selectors {
-		b.selectors[i].from = to[b.selectors[i].from]
+	for i := range out.params {
+		out.params[i].from = to[out.params[i].from]
 	}
-	for _, hosts := range [][]pendingHost{b.hosts, b.aliases} {
+	for _, hosts := range [][]pendingHost{out.hosts, out.aliases} {
 		for i := range hosts {
 			hosts[i].from = to[hosts[i].from]
 		}
 	}
-	for i := range b.params {
-		b.params[i].from = to[b.params[i].from]
+	out.workloads, out.roles, out.policies = renumber(c.workloads, to), renumber(c.roles, to), renumber(c.policies, to)
+	out.index, out.crds, out.apis = revalue(c.index, to), revalue(c.crds, to), revalue(c.apis, to)
+	return out
+}
+
+func revalue[K comparable](m map[K]int32, to []int32) map[K]int32 {
+	out := make(map[K]int32, len(m))
+	for k, i := range m {
+		out[k] = to[i]
 	}
-	b.workloads, b.roles, b.policies = renumber(b.workloads, to), renumber(b.roles, to), renumber(b.policies, to)
-	for k, i := range b.crds {
-		b.crds[k] = to[i]
-	}
-	for k, i := range b.apis {
-		b.apis[k] = to[i]
-	}
+	return out
 }
 
 func renumber[V any](m map[int32]V, to []int32) map[int32]V {
@@ -143,7 +157,8 @@ type missingEdge struct {
 }
 
 type resolver struct {
-	*Builder
+	*contents
+	rows     []Row
 	edges    []edge
 	missing  []missingEdge
 	selected map[int32][]int32 // what a Service selects
@@ -156,11 +171,7 @@ func (r *resolver) add(from, to int32, row uint16, flags edgeFlags, field uint32
 }
 
 func (r *resolver) row(i uint16) *Row {
-	if int(i) < len(r.lookup.rows) {
-		return &r.lookup.rows[i]
-	}
-	row := impliedRows[i]
-	return &row
+	return rowAt(r.rows, i)
 }
 
 func (r *resolver) references() {
@@ -177,7 +188,7 @@ func (r *resolver) references() {
 			r.add(p.from, to, p.row, p.flags, p.field)
 			continue
 		}
-		if p.flags&flagOptional == 0 && !r.row(p.row).Optional && !r.row(p.row).Loose {
+		if !r.row(p.row).Loose && r.names.texts[p.to.kind] != "" {
 			r.missing = append(r.missing, missingEdge{edge{from: p.from, row: p.row, flags: p.flags, field: p.field}, p.to})
 		}
 	}
@@ -186,8 +197,11 @@ func (r *resolver) references() {
 		if ref.Namespace == "" {
 			continue
 		}
-		if ns, ok := r.find("", "Namespace", "", ref.Namespace); ok {
+		key := r.names.key("", "Namespace", "", ref.Namespace)
+		if ns, ok := r.index[key]; ok {
 			r.add(int32(i), ns, rowNamespace, 0, namespaceField)
+		} else {
+			r.missing = append(r.missing, missingEdge{edge{from: int32(i), row: rowNamespace, flags: flagOptional, field: namespaceField}, key})
 		}
 	}
 }
@@ -392,16 +406,16 @@ func (r *resolver) partOf() {
 	}
 }
 
-func (r *resolver) declaredEdges() []error {
+func (r *resolver) declaredEdges(declared []v1alpha1.DeclaredEdge) []error {
 	var errs []error
 	byName := map[[2]string][]int32{}
-	if len(r.declared) > 0 {
+	if len(declared) > 0 {
 		for i, ref := range r.refs {
 			k := [2]string{ref.Kind, ref.Name}
 			byName[k] = append(byName[k], int32(i))
 		}
 	}
-	for i, d := range r.declared {
+	for i, d := range declared {
 		field := fmt.Sprintf("grouping.edges[%d]", i)
 		from, to := r.ends(byName, d.From), r.ends(byName, d.To)
 		switch {

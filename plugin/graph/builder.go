@@ -32,7 +32,12 @@ type Builder struct {
 	declared []v1alpha1.DeclaredEdge
 	scanners sync.Pool
 
-	mu        sync.Mutex
+	mu sync.Mutex
+	contents
+}
+
+// contents is what is kept of the objects.
+type contents struct {
 	names     interner
 	refs      []v1alpha1.Ref
 	uids      []string
@@ -40,13 +45,13 @@ type Builder struct {
 	pending   []pending
 	selectors []pendingSelector
 	hosts     []pendingHost
+	aliases   []pendingHost // Services of type ExternalName
 	params    []pendingParam
 	workloads map[int32]*workload
 	roles     map[int32]map[string]string // labels of ClusterRoles
+	policies  map[int32]groupKind         // the kind of an admission policy's parameters
 	crds      map[groupKind]int32
-	policies  map[int32]groupKind // the kind of an admission policy's parameters
-	aliases   []pendingHost       // Services of type ExternalName
-	apis      map[string]int32    // group/version to its APIService, where it has a Service
+	apis      map[string]int32 // group/version to its APIService, where it has a Service
 }
 
 // workload is what is kept of an object with a pod template.
@@ -92,11 +97,11 @@ type pendingParam struct {
 
 // NewBuilder starts a graph. A mistake in the options is told by Build.
 func NewBuilder(o Options) *Builder {
-	b := &Builder{
-		declared: o.DeclaredEdges, names: interner{ids: map[string]uint32{}}, index: map[nodeKey]int32{},
-		workloads: map[int32]*workload{}, roles: map[int32]map[string]string{}, crds: map[groupKind]int32{},
-		policies: map[int32]groupKind{}, apis: map[string]int32{},
-	}
+	b := &Builder{declared: o.DeclaredEdges, contents: contents{
+		names: interner{ids: map[string]uint32{}}, index: map[nodeKey]int32{},
+		workloads: map[int32]*workload{}, roles: map[int32]map[string]string{}, policies: map[int32]groupKind{},
+		crds: map[groupKind]int32{}, apis: map[string]int32{},
+	}}
 	b.scanners.New = func() any { return new(scanner) }
 	if len(o.ExtraRows) == 0 {
 		b.lookup, b.err = tableLookup()

@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"iter"
 	"slices"
 
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
@@ -46,6 +47,10 @@ type Closure struct {
 	// Missing are references of members to what does not exist, see
 	// Graph.Missing.
 	Missing []v1alpha1.EdgeLine
+	// Unseen are all references of members to what was not added, those that
+	// may dangle too: what a caller that reads objects by name can still ask
+	// for, add, and build again.
+	Unseen []v1alpha1.EdgeLine
 
 	ids   []int32 // of Members
 	index map[int32]int
@@ -90,7 +95,10 @@ func (g *Graph) Closure(selected []v1alpha1.Ref, mode Mode) *Closure {
 	slices.SortFunc(c.Referred, byRef)
 	for _, m := range g.missing {
 		if _, in := c.index[m.from]; in {
-			c.Missing = append(c.Missing, g.missingLine(m))
+			c.Unseen = append(c.Unseen, g.missingLine(m))
+			if !g.mayDangle(m) {
+				c.Missing = append(c.Missing, g.missingLine(m))
+			}
 		}
 	}
 	c.sort()
@@ -144,7 +152,7 @@ func (w *closureWalk) refer(id int32, e edge, reason string) {
 
 func (w *closureWalk) expand(id int32, via string) {
 	g := w.g
-	for e := range g.arriving(id) {
+	for e := range g.bringing(id) {
 		if e.flags&flagController != 0 {
 			w.bring(e.from, w.member(e, backwards), "")
 		}
@@ -183,7 +191,7 @@ func (w *closureWalk) expand(id int32, via string) {
 	if w.mode != Include {
 		return
 	}
-	for e := range g.arriving(id) {
+	for e := range g.bringing(id) {
 		row := g.row(e)
 		if !row.Reverse {
 			continue
@@ -212,7 +220,7 @@ type join struct {
 // joins are the workloads that n leads to over something in between: those
 // behind a Service that it calls, those that use its writable claim, and those
 // with the same part-of label.
-func (g *Graph) joins(n int32) func(func(join) bool) {
+func (g *Graph) joins(n int32) iter.Seq[join] {
 	return func(yield func(join) bool) {
 		for _, e := range g.leaving(n) {
 			switch row := g.row(e); {

@@ -16,16 +16,17 @@ type Graph struct {
 	nodes   []v1alpha1.Ref // sorted
 	edges   []edge         // sorted by from, to, type
 	out     []int32        // edges[out[i]:out[i+1]] leave node i
-	in      []int32        // edges by to
-	inStart []int32
+	in      reversed       // all edges by to
+	back    reversed       // those that bring From along with To
 	missing []missingEdge
 	names   interner
 	index   map[nodeKey]int32
 	kept    map[int32]*workload
 }
 
-func newGraph(b *Builder, edges []edge, missing []missingEdge) *Graph {
-	g := &Graph{rows: b.lookup.rows, nodes: b.refs, missing: missing, names: b.names, index: b.index, kept: b.workloads}
+func newGraph(r *resolver) *Graph {
+	g := &Graph{rows: r.rows, nodes: r.refs, missing: r.missing, names: r.names, index: r.index, kept: r.workloads}
+	edges := r.edges
 	for i := range edges {
 		// What is controlled shares a point in time with its controller.
 		if e := &edges[i]; e.flags&flagController != 0 && IsWorkload(g.nodes[e.from]) {
@@ -41,21 +42,15 @@ func newGraph(b *Builder, edges []edge, missing []missingEdge) *Graph {
 		return a.from == b.from && a.to == b.to && g.row(a).Type == g.row(b).Type
 	})
 	g.edges = slices.Clip(edges)
-	g.out, g.inStart = make([]int32, len(g.nodes)+1), make([]int32, len(g.nodes)+1)
+	g.out = make([]int32, len(g.nodes)+1)
 	for _, e := range g.edges {
 		g.out[e.from+1]++
-		g.inStart[e.to+1]++
 	}
 	for i := range g.nodes {
 		g.out[i+1] += g.out[i]
-		g.inStart[i+1] += g.inStart[i]
 	}
-	g.in = make([]int32, len(g.edges))
-	next := slices.Clone(g.inStart)
-	for i, e := range g.edges {
-		g.in[next[e.to]] = int32(i)
-		next[e.to]++
-	}
+	g.in = g.reverse(func(edge) bool { return true })
+	g.back = g.reverse(func(e edge) bool { return e.flags&flagController != 0 || g.row(e).Reverse })
 	slices.SortFunc(g.missing, func(a, b missingEdge) int {
 		return cmp.Or(cmp.Compare(a.from, b.from), g.missingRef(a).Compare(g.missingRef(b)),
 			strings.Compare(g.names.texts[a.field], g.names.texts[b.field]))
@@ -64,34 +59,48 @@ func newGraph(b *Builder, edges []edge, missing []missingEdge) *Graph {
 }
 
 func (g *Graph) row(e edge) *Row {
-	if int(e.row) < len(g.rows) {
-		return &g.rows[e.row]
-	}
-	row := impliedRows[e.row]
-	return &row
+	return rowAt(g.rows, e.row)
 }
 
-func (g *Graph) id(r v1alpha1.Ref) (int32, bool) {
-	kind := r.Kind
-	if r.Group != "" {
-		kind += "." + r.Group
+func (g *Graph) id(r v1alpha1.Ref) (int32, bool) { return g.names.find(g.index, r) }
+
+// reversed lists edges by the node that they arrive at:
+// edges[start[i]:start[i+1]] are the numbers of those that arrive at i. Much
+// used objects, such as a namespace, have very many.
+type reversed struct{ start, edges []int32 }
+
+func (g *Graph) reverse(with func(edge) bool) reversed {
+	r := reversed{start: make([]int32, len(g.nodes)+1)}
+	for _, e := range g.edges {
+		if with(e) {
+			r.start[e.to+1]++
+		}
 	}
-	k, ok := g.names.ids[kind]
-	ns, ok2 := g.names.ids[r.Namespace]
-	n, ok3 := g.names.ids[r.Name]
-	if !ok || !ok2 || !ok3 {
-		return 0, false
+	for i := range g.nodes {
+		r.start[i+1] += r.start[i]
 	}
-	i, ok := g.index[nodeKey{k, ns, n}]
-	return i, ok
+	r.edges = make([]int32, r.start[len(g.nodes)])
+	next := slices.Clone(r.start)
+	for i, e := range g.edges {
+		if with(e) {
+			r.edges[next[e.to]] = int32(i)
+			next[e.to]++
+		}
+	}
+	return r
 }
 
-// leaving and arriving are the edges of one node, in order.
+// leaving are the edges that leave a node; arriving those that arrive at it;
+// bringing those of the latter along which From comes with To. All in order.
 func (g *Graph) leaving(n int32) []edge { return g.edges[g.out[n]:g.out[n+1]] }
 
-func (g *Graph) arriving(n int32) iter.Seq[edge] {
+func (g *Graph) arriving(n int32) iter.Seq[edge] { return g.each(g.in, n) }
+
+func (g *Graph) bringing(n int32) iter.Seq[edge] { return g.each(g.back, n) }
+
+func (g *Graph) each(r reversed, n int32) iter.Seq[edge] {
 	return func(yield func(edge) bool) {
-		for _, i := range g.in[g.inStart[n]:g.inStart[n+1]] {
+		for _, i := range r.edges[r.start[n]:r.start[n+1]] {
 			if !yield(g.edges[i]) {
 				return
 			}
@@ -173,14 +182,21 @@ func (g *Graph) EdgesTo(r v1alpha1.Ref) []v1alpha1.EdgeLine {
 }
 
 // Missing are the references to objects that were not added, sorted, without
-// those that the object itself calls optional. To has no version. An object of
-// a kind that was never read is missing too: the caller knows which were.
+// those that may dangle (what the object itself calls optional, owners that
+// are gone). To has no version. An object of a kind that was never read is
+// missing too: the caller knows which were.
 func (g *Graph) Missing() []v1alpha1.EdgeLine {
-	out := make([]v1alpha1.EdgeLine, len(g.missing))
-	for i, m := range g.missing {
-		out[i] = g.missingLine(m)
+	out := []v1alpha1.EdgeLine{}
+	for _, m := range g.missing {
+		if !g.mayDangle(m) {
+			out = append(out, g.missingLine(m))
+		}
 	}
 	return out
+}
+
+func (g *Graph) mayDangle(m missingEdge) bool {
+	return m.flags&flagOptional != 0 || g.row(m.edge).Optional
 }
 
 func (g *Graph) missingLine(m missingEdge) v1alpha1.EdgeLine {

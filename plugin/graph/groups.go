@@ -55,7 +55,7 @@ type Group struct {
 // without workloads last; each member is counted under exactly one. The error
 // is the one of Grouping.Key.
 func (g *Graph) Groups(c *Closure, by Grouping) ([]Group, error) {
-	w := grouping{g: g, c: c, top: map[int32]int32{}, parent: map[int32]int32{}}
+	w := grouping{g: g, c: c, top: map[int32]int32{}, joins: map[int32][]unitJoin{}, parent: map[int32]int32{}}
 	w.findUnits()
 	w.findJoins()
 	sets, err := w.split(by)
@@ -73,14 +73,14 @@ func (g *Graph) Groups(c *Closure, by Grouping) ([]Group, error) {
 type grouping struct {
 	g      *Graph
 	c      *Closure
-	units  []int32         // the workloads of groups: topmost controllers
-	top    map[int32]int32 // from each workload, and what controls it, to its unit
-	joins  []unitJoin
-	parent map[int32]int32 // union-find over units
+	units  []int32              // the workloads of groups: topmost controllers
+	top    map[int32]int32      // from each workload, and what controls it, to its unit
+	joins  map[int32][]unitJoin // by the unit that leads to another
+	parent map[int32]int32      // union-find over units
 }
 
 type unitJoin struct {
-	a, b  int32
+	to    int32
 	edges []edge
 }
 
@@ -120,7 +120,7 @@ func (w *grouping) findJoins() {
 		}
 		join := func(to int32, edges ...edge) {
 			if b, ok := w.top[to]; ok && a != b {
-				w.joins = append(w.joins, unitJoin{a, b, edges})
+				w.joins[a] = append(w.joins[a], unitJoin{b, edges})
 			}
 		}
 		for _, e := range w.g.leaving(id) {
@@ -158,13 +158,16 @@ func (w *grouping) split(by Grouping) ([]unitSet, error) {
 	case ByNamespace:
 		key = func(u int32) (string, error) { return cmp.Or(w.g.nodes[u].Namespace, "cluster"), nil }
 	case ByLabel:
-		key = func(u int32) (string, error) { return w.label(u, by.Label), nil }
+		values := w.labels(by.Label)
+		key = func(u int32) (string, error) { return values[u], nil }
 	case ByExpression:
 		key = func(u int32) (string, error) { return by.Key(w.g.nodes[u]) }
 	case ByNone:
 	case ByDependencies, "":
-		for _, j := range w.joins {
-			w.union(j.a, j.b)
+		for _, u := range w.units {
+			for _, j := range w.joins[u] {
+				w.union(u, j.to)
+			}
 		}
 	default:
 		return nil, fmt.Errorf("group by %q: want Dependencies, Namespace, Label, Expression or None", by.By)
@@ -199,14 +202,20 @@ func (w *grouping) split(by Grouping) ([]unitSet, error) {
 	return w.named(sets), nil
 }
 
-// label is the value of a label on a unit, or on a workload that it controls.
-func (w *grouping) label(unit int32, label string) string {
+// labels are the values of a label by unit: the unit's own, or else that of
+// the first workload that it controls.
+func (w *grouping) labels(label string) map[int32]string {
+	values := map[int32]string{}
 	for _, id := range w.c.ids {
-		if k := w.g.kept[id]; k != nil && w.top[id] == unit && k.labels[label] != "" {
-			return k.labels[label]
+		k := w.g.kept[id]
+		if k == nil || k.labels[label] == "" {
+			continue
+		}
+		if unit := w.top[id]; unit == id || values[unit] == "" {
+			values[unit] = k.labels[label]
 		}
 	}
-	return ""
+	return values
 }
 
 // named gives each set a name of its own and sorts by it.
@@ -265,14 +274,13 @@ func (w *grouping) group(name string, seeds, units []int32, counted []bool) Grou
 	out.Waves, out.Cycles = w.g.Waves(order)
 	seen := map[edge]bool{}
 	var edges []edge
-	for _, j := range w.joins {
-		if !mine[j.a] || !mine[j.b] {
-			continue
-		}
-		for _, e := range j.edges {
-			if !seen[e] {
-				seen[e] = true
-				edges = append(edges, e)
+	for _, u := range units {
+		for _, j := range w.joins[u] {
+			for _, e := range j.edges {
+				if mine[j.to] && !seen[e] {
+					seen[e] = true
+					edges = append(edges, e)
+				}
 			}
 		}
 	}
@@ -302,11 +310,11 @@ func (w *grouping) reach(seeds []int32, mine map[int32]bool) []int32 {
 		bring(s, "")
 	}
 	for i := 0; i < len(ids); i++ {
-		for e := range w.g.arriving(ids[i]) {
-			if row := w.g.row(e); e.flags&flagController != 0 {
+		for e := range w.g.bringing(ids[i]) {
+			if e.flags&flagController != 0 {
 				bring(e.from, "")
-			} else if row.Reverse {
-				bring(e.from, row.Type)
+			} else {
+				bring(e.from, w.g.row(e).Type)
 			}
 		}
 		for _, e := range w.g.leaving(ids[i]) {

@@ -32,62 +32,67 @@ func (n *interner) key(group, kind, namespace, name string) nodeKey {
 	return nodeKey{n.id(kind), n.id(namespace), n.id(name)}
 }
 
-// find is key without making new numbers.
-func (b *Builder) find(group, kind, namespace, name string) (int32, bool) {
-	if group != "" {
-		kind = kind + "." + group
+func (c *contents) find(group, kind, namespace, name string) (int32, bool) {
+	return c.names.find(c.index, v1alpha1.Ref{Group: group, Kind: kind, Namespace: namespace, Name: name})
+}
+
+// find looks a ref up without making new numbers.
+func (n *interner) find(index map[nodeKey]int32, r v1alpha1.Ref) (int32, bool) {
+	kind := r.Kind
+	if r.Group != "" {
+		kind = kind + "." + r.Group
 	}
-	k, ok := b.names.ids[kind]
-	ns, ok2 := b.names.ids[namespace]
-	n, ok3 := b.names.ids[name]
+	k, ok := n.ids[kind]
+	ns, ok2 := n.ids[r.Namespace]
+	name, ok3 := n.ids[r.Name]
 	if !ok || !ok2 || !ok3 {
 		return 0, false
 	}
-	i, ok := b.index[nodeKey{k, ns, n}]
+	i, ok := index[nodeKey{k, ns, name}]
 	return i, ok
 }
 
-func (b *Builder) keep(o *object.Object, f *findings) {
+func (c *contents) keep(o *object.Object, f *findings) {
 	r := o.Ref
-	key := b.names.key(r.Group, r.Kind, r.Namespace, r.Name)
-	if _, seen := b.index[key]; seen {
+	key := c.names.key(r.Group, r.Kind, r.Namespace, r.Name)
+	if _, seen := c.index[key]; seen {
 		return
 	}
-	id := int32(len(b.refs))
-	b.index[key] = id
-	b.refs = append(b.refs, v1alpha1.Ref{Group: b.names.text(r.Group), Version: b.names.text(r.Version),
-		Kind: b.names.text(r.Kind), Namespace: b.names.text(r.Namespace), Name: b.names.text(r.Name)})
-	b.uids = append(b.uids, o.UID)
+	id := int32(len(c.refs))
+	c.index[key] = id
+	c.refs = append(c.refs, v1alpha1.Ref{Group: c.names.text(r.Group), Version: c.names.text(r.Version),
+		Kind: c.names.text(r.Kind), Namespace: c.names.text(r.Namespace), Name: c.names.text(r.Name)})
+	c.uids = append(c.uids, o.UID)
 	for _, x := range f.refs {
-		b.pending = append(b.pending, pending{from: id, to: b.names.key(x.to.Group, x.to.Kind, x.to.Namespace, x.to.Name),
-			row: uint16(x.row), flags: x.flags, field: b.names.id(x.field), uid: x.uid, either: x.either && x.to.Namespace != ""})
+		c.pending = append(c.pending, pending{from: id, to: c.names.key(x.to.Group, x.to.Kind, x.to.Namespace, x.to.Name),
+			row: uint16(x.row), flags: x.flags, field: c.names.id(x.field), uid: x.uid, either: x.either && x.to.Namespace != ""})
 	}
 	for _, s := range f.selectors {
-		b.selectors = append(b.selectors, pendingSelector{from: id, row: uint16(s.row), labels: s.labels, match: s.match, field: b.names.id(s.field)})
+		c.selectors = append(c.selectors, pendingSelector{from: id, row: uint16(s.row), labels: s.labels, match: s.match, field: c.names.id(s.field)})
 	}
 	for _, h := range f.hosts {
-		b.hosts = append(b.hosts, pendingHost{from: id, host: b.names.id(h.host), field: b.names.id(h.field)})
+		c.hosts = append(c.hosts, pendingHost{from: id, host: c.names.id(h.host), field: c.names.id(h.field)})
 	}
 	if f.param != nil {
-		f.param.from, f.param.field = id, b.names.id("spec.paramRef.name")
-		b.params = append(b.params, *f.param)
+		f.param.from, f.param.field = id, c.names.id("spec.paramRef.name")
+		c.params = append(c.params, *f.param)
 	}
 	if f.workload != nil {
-		b.workloads[id] = f.workload
+		c.workloads[id] = f.workload
 	}
 	if f.crd != nil {
-		b.crds[*f.crd] = id
+		c.crds[*f.crd] = id
 	}
 	if f.policy != nil {
-		b.policies[id] = *f.policy
+		c.policies[id] = *f.policy
 	}
 	if f.alias != "" {
-		b.aliases = append(b.aliases, pendingHost{from: id, host: b.names.id(f.alias), field: b.names.id("spec.externalName")})
+		c.aliases = append(c.aliases, pendingHost{from: id, host: c.names.id(f.alias), field: c.names.id("spec.externalName")})
 	}
 	if f.api != "" {
-		b.apis[f.api] = id
+		c.apis[f.api] = id
 	}
 	if r.Group == groupRBAC && r.Kind == "ClusterRole" {
-		b.roles[id] = o.Labels
+		c.roles[id] = o.Labels
 	}
 }

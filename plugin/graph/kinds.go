@@ -29,7 +29,7 @@ func rbacRows() []Row {
 	rows = append(rows, on(groupRBAC, "ClusterRole",
 		Row{Path: "aggregationRule.clusterRoleSelectors[]", Match: ByLabelSelector, ToGroup: groupRBAC, ToKind: "ClusterRole", Cluster: true, Type: TypeAggregates, Unordered: true})...)
 	return append(rows, on("", "ServiceAccount",
-		Row{Path: "secrets[].name", ToKind: "Secret", Type: TypeListsSecret, Unordered: true, Optional: true},
+		Row{Path: "secrets[].name", ToKind: "Secret", NamespaceField: "namespace", Type: TypeListsSecret, Unordered: true, Optional: true},
 		Row{Path: "imagePullSecrets[].name", ToKind: "Secret", Type: TypePullsWith, Optional: true})...)
 }
 
@@ -40,6 +40,10 @@ func serviceRows() []Row {
 	service := func(path, typ string) Row { return Row{Path: path, ToKind: "Service", Type: typ, Reverse: true} }
 	rows := on("", "Service", pods("spec.selector", ByLabels, TypeSelects))
 	rows = append(rows, on(groupDiscovery, "EndpointSlice", service(`metadata.labels["kubernetes.io/service-name"]`, TypeEndpointsOf))...)
+	for _, addresses := range []string{"subsets[].addresses[]", "subsets[].notReadyAddresses[]"} {
+		rows = append(rows, on("", "Endpoints", mentionsObject(addresses+".targetRef"))...)
+	}
+	rows = append(rows, on(groupDiscovery, "EndpointSlice", mentionsObject("endpoints[].targetRef"))...)
 	rows = append(rows, on("", "Endpoints", Row{Path: "metadata.name", ToKind: "Service", Type: TypeEndpointsOf, Reverse: true, Optional: true})...)
 	backend := func(path string) []Row {
 		return []Row{
@@ -47,14 +51,13 @@ func serviceRows() []Row {
 			{Path: path + ".resource.name", GroupField: "apiGroup", KindField: "kind", Type: TypeRoutesTo},
 		}
 	}
-	for _, group := range []string{groupNetworking, "extensions"} {
-		rows = append(rows, on(group, "Ingress", append(append(backend("spec.defaultBackend"), backend("spec.rules[].http.paths[].backend")...),
-			service("spec.backend.serviceName", TypeRoutesTo),
-			service("spec.rules[].http.paths[].backend.serviceName", TypeRoutesTo),
-			Row{Path: "spec.tls[].secretName", ToKind: "Secret", Type: TypeUsesSecret},
-			Row{Path: "spec.ingressClassName", ToGroup: groupNetworking, ToKind: "IngressClass", Cluster: true, Type: TypeClass},
-			Row{Path: `metadata.annotations["kubernetes.io/ingress.class"]`, ToGroup: groupNetworking, ToKind: "IngressClass", Cluster: true, Type: TypeClass, Optional: true})...)...)
-	}
+	rows = append(rows, on(groupNetworking, "Ingress", slices.Concat(backend("spec.defaultBackend"), backend("spec.backend"), backend("spec.rules[].http.paths[].backend"), []Row{
+		service("spec.backend.serviceName", TypeRoutesTo), // v1beta1
+		service("spec.rules[].http.paths[].backend.serviceName", TypeRoutesTo),
+		{Path: "spec.tls[].secretName", ToKind: "Secret", Type: TypeUsesSecret},
+		{Path: "spec.ingressClassName", ToGroup: groupNetworking, ToKind: "IngressClass", Cluster: true, Type: TypeClass},
+		{Path: `metadata.annotations["kubernetes.io/ingress.class"]`, ToGroup: groupNetworking, ToKind: "IngressClass", Cluster: true, Type: TypeClass, Optional: true},
+	})...)...)
 	rows = append(rows, on(groupNetworking, "IngressClass",
 		Row{Path: "spec.parameters.name", GroupField: "apiGroup", KindField: "kind", NamespaceField: "namespace", Type: TypeParameters})...)
 	rows = append(rows, on(groupNetworking, "NetworkPolicy", pods("spec.podSelector", ByLabelSelector, TypeProtects))...)
@@ -184,6 +187,40 @@ func extensionRows() []Row {
 	return rows
 }
 
+// mentionsObject is an object reference that is only a note.
+func mentionsObject(path string) Row {
+	return Row{Path: path + ".name", GroupField: "apiVersion", KindField: "kind", NamespaceField: "namespace",
+		Type: TypeMentions, Loose: true, Optional: true, Unordered: true}
+}
+
+// schedulingRows are those of gangs of pods.
+func schedulingRows() []Row {
+	devices := func(prefix string) []Row {
+		return []Row{
+			{Path: prefix + "resourceClaims[].resourceClaimName", ToGroup: groupResource, ToKind: "ResourceClaim", Type: TypeDevice},
+			{Path: prefix + "resourceClaims[].resourceClaimTemplateName", ToGroup: groupResource, ToKind: "ResourceClaimTemplate", Type: TypeDevice},
+		}
+	}
+	priority := func(prefix string) Row {
+		return Row{Path: prefix + "priorityClassName", ToGroup: groupScheduling, ToKind: "PriorityClass", Cluster: true, Type: TypePriority}
+	}
+	workload := func(path, to string) Row {
+		return Row{Path: path, ToGroup: groupScheduling, ToKind: to, Type: TypeAttachesTo}
+	}
+	rows := on("batch", "Job", devices("spec.scheduling.")...)
+	rows = append(rows, on("batch", "CronJob", devices("spec.jobTemplate.spec.scheduling.")...)...)
+	rows = append(rows, on(groupScheduling, "PodGroup", append(devices("spec."), priority("spec."),
+		workload("spec.parentCompositePodGroupName", "CompositePodGroup"), workload("spec.workloadRef.workloadName", "Workload"))...)...)
+	rows = append(rows, on(groupScheduling, "CompositePodGroup", append(devices("spec."), priority("spec."),
+		workload("spec.parentCompositePodGroupName", "CompositePodGroup"), workload("spec.workloadRef.workloadName", "Workload"))...)...)
+	controls := Row{Path: "spec.controllerRef.name", GroupField: "apiGroup", KindField: "kind", Type: TypeScales, Reverse: true}
+	rows = append(rows, on(groupScheduling, "Workload", controls)...)
+	for _, templates := range []string{"spec.podGroupTemplates[].", "spec.compositePodGroupTemplates[].", "spec.compositePodGroupTemplates[].podGroupTemplates[]."} {
+		rows = append(rows, on(groupScheduling, "Workload", append(devices(templates), priority(templates))...)...)
+	}
+	return rows
+}
+
 func otherRows() []Row {
 	target := func(path string) Row {
 		return Row{Path: path, GroupField: "apiVersion", KindField: "kind", Type: TypeScales}
@@ -201,6 +238,8 @@ func otherRows() []Row {
 		class("spec.devices.requests[].firstAvailable[].deviceClassName"), class("spec.devices.requests[].deviceClassName"))...)
 	rows = append(rows, on(groupResource, "ResourceClaimTemplate", class("spec.spec.devices.requests[].exactly.deviceClassName"),
 		class("spec.spec.devices.requests[].firstAvailable[].deviceClassName"), class("spec.spec.devices.requests[].deviceClassName"))...)
+	rows = append(rows, on("", "Event", mentionsObject("involvedObject"), mentionsObject("related"))...)
+	rows = append(rows, on("events.k8s.io", "Event", mentionsObject("regarding"), mentionsObject("related"))...)
 	return append(rows, on(groupFlow, "FlowSchema",
 		Row{Path: "spec.priorityLevelConfiguration.name", ToGroup: groupFlow, ToKind: "PriorityLevelConfiguration", Cluster: true, Type: TypeClass},
 		Row{Path: "spec.rules[].subjects[].serviceAccount.name", ToKind: "ServiceAccount", NamespaceField: "namespace", Type: TypeBindsSubject, Loose: true, Optional: true, Unordered: true})...)

@@ -133,6 +133,7 @@ var clusterKinds = map[groupKind]bool{
 	{groupResource, "DeviceClass"}: true, {groupResource, "ResourceSlice"}: true,
 	{groupSnapshot, "VolumeSnapshotClass"}: true, {groupSnapshot, "VolumeSnapshotContent"}: true,
 	{groupGroupSnap, "VolumeGroupSnapshotClass"}: true, {groupGroupSnap, "VolumeGroupSnapshotContent"}: true,
+	{"certificates.k8s.io", "ClusterTrustBundle"}: true, {groupFlow, "PriorityLevelConfiguration"}: true, {"windows.k8s.io", "GMSACredentialSpec"}: true,
 	{groupAdmission, "ValidatingWebhookConfiguration"}: true, {groupAdmission, "MutatingWebhookConfiguration"}: true,
 	{groupAdmission, "ValidatingAdmissionPolicy"}: true, {groupAdmission, "MutatingAdmissionPolicy"}: true,
 }
@@ -148,7 +149,7 @@ func buildTable() []Row {
 	}
 	for _, more := range [][]Row{
 		workloadRows(), rbacRows(), serviceRows(), gatewayRows(), storageRows(),
-		extensionRows(), otherRows(),
+		extensionRows(), schedulingRows(), otherRows(),
 	} {
 		rows = append(rows, more...)
 	}
@@ -197,12 +198,15 @@ func podRows(gk groupKind, template string) []Row {
 	for _, r := range claimSpecRows("volumes[].ephemeral.volumeClaimTemplate.") {
 		add(r.Path, r)
 	}
+	gmsa := Row{ToGroup: "windows.k8s.io", ToKind: "GMSACredentialSpec", Cluster: true, Type: TypeUsesSecret}
 	for _, containers := range []string{"initContainers[]", "containers[]", "ephemeralContainers[]"} {
 		configMap(containers+".envFrom[].configMapRef.name", TypeEnvFrom)
 		secret(containers+".envFrom[].secretRef.name", TypeEnvFrom, "optional")
 		configMap(containers+".env[].valueFrom.configMapKeyRef.name", TypeEnvFrom)
 		secret(containers+".env[].valueFrom.secretKeyRef.name", TypeEnvFrom, "optional")
+		add(containers+".securityContext.windowsOptions.gmsaCredentialSpecName", gmsa)
 	}
+	add("securityContext.windowsOptions.gmsaCredentialSpecName", gmsa)
 	// A missing pull secret does not stop a pod whose image can be pulled
 	// without it.
 	add("imagePullSecrets[].name", Row{ToKind: "Secret", Type: TypePullsWith, Optional: true})
