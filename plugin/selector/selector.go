@@ -128,7 +128,7 @@ type compilation struct {
 }
 
 func (c *compilation) refuse(path, entry, message string) {
-	if entry != "" {
+	if entry != "" && !strings.HasPrefix(path, "spec."+entry) {
 		message = fmt.Sprintf("entry %q: %s", entry, message)
 	}
 	c.faults = append(c.faults, &v1alpha1.FieldError{Position: c.policy.At(path), Path: path, Message: message})
