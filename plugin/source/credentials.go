@@ -56,8 +56,11 @@ func secretsOf(u *url.URL) []string {
 // redactURL is the form of a URL that may be stored and printed: no password
 // and no token. The user name of SSH stays, since it is a part of the address.
 func redactURL(raw string) string {
+	if rest, ok := strings.CutPrefix(raw, gitPrefix); ok {
+		return gitPrefix + redactURL(rest)
+	}
 	u, err := url.Parse(raw)
-	if err != nil {
+	if err != nil || u.Host == "" && strings.Contains(raw, "@") {
 		return userPart.ReplaceAllString(cutQuery(raw), "://")
 	}
 	if u.User != nil {

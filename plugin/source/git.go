@@ -73,7 +73,7 @@ func parseGit(raw string) (*gitSource, error) {
 		err = s.parseURL(scheme + "://" + rest)
 	case scheme != "":
 		err = v1alpha1.Usagef("%s: Git repositories are read over https, http, ssh and file, or as a local path, not over %q", redactURL(address), scheme)
-	case m != nil && len(m[2]) > 1: // one letter is a drive of Windows
+	case m != nil && (m[1] != "" || len(m[2]) > 1): // one letter alone is a drive of Windows
 		s.url = rest
 		s.auth = sshAuth(m[1], "")
 	default:
@@ -511,7 +511,11 @@ func blob(r *git.Repository, tree *object.Tree, name string) ([]byte, error) {
 		if entry.Mode != filemode.Symlink {
 			return data, nil
 		}
-		name = path.Join(path.Dir(name), string(data))
+		target := path.Join(path.Dir(name), string(data))
+		if path.IsAbs(string(data)) || target == ".." || strings.HasPrefix(target, "../") {
+			return nil, v1alpha1.Usagef("%s is a symbolic link that leads out of the repository", name)
+		}
+		name = target
 	}
 	return nil, v1alpha1.Usagef("%s is a symbolic link in a circle", name)
 }

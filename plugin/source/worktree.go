@@ -2,6 +2,8 @@ package source
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -111,7 +113,7 @@ func inspect(root string, texts []text) *worktree {
 			w.dirty = true
 		}
 	}
-	if info.IsDir() && removed(tree, w.root, w.paths) {
+	if info.IsDir() && removed(tree, w.root, top) {
 		w.dirty = true
 	}
 	return w
@@ -154,13 +156,16 @@ func withoutCR(data []byte) []byte {
 
 // removed says whether the commit has a document in a folder that is no longer
 // there.
-func removed(tree *object.Tree, folder string, present []string) bool {
+func removed(tree *object.Tree, folder, top string) bool {
 	sub, err := subtree(tree, folder)
 	if err != nil {
 		return false // the whole folder is new, so its files are dirty
 	}
 	known, err := documentsIn(sub, folder)
-	return err == nil && slices.ContainsFunc(known, func(name string) bool { return !slices.Contains(present, name) })
+	return err == nil && slices.ContainsFunc(known, func(name string) bool {
+		_, err := os.Lstat(filepath.Join(top, filepath.FromSlash(name)))
+		return errors.Is(err, fs.ErrNotExist)
+	})
 }
 
 // originOf is the URL that the repository was cloned from, without
