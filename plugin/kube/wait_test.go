@@ -1,0 +1,116 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+)
+
+// story is a server with one object, told as steps: each list or watch request
+// takes the next one.
+type story struct {
+	mu    sync.Mutex
+	steps []string // an answer; a number is a status to refuse with
+	asked []string
+}
+
+func (s *story) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	step := ""
+	if len(s.steps) > 0 {
+		step, s.steps = s.steps[0], s.steps[1:]
+	}
+	s.asked = append(s.asked, r.URL.RawQuery)
+	s.mu.Unlock()
+	switch step {
+	case "":
+		<-r.Context().Done()
+	case "410":
+		refuse(w, 410, metav1.StatusReasonExpired, "too old", "")
+	case "403":
+		refuse(w, 403, metav1.StatusReasonForbidden, `User "eve" cannot watch resource "widgets" in API group "shop.example" in the namespace "den"`, "")
+	default:
+		io.WriteString(w, step)
+	}
+}
+
+func widgetAt(version int, phase string) string {
+	return fmt.Sprintf(`{"apiVersion":"shop.example/v1","kind":"Widget","metadata":{"name":"a","namespace":"den","resourceVersion":"%d"},"status":{"phase":%q,"conditions":[{"type":"Ready","status":"False","reason":"Cold"}]}}`, version, phase)
+}
+
+func listed(items ...string) string {
+	return `{"metadata":{"resourceVersion":"40"},"items":[` + strings.Join(items, ",") + `]}`
+}
+
+func event(kind, o string) string { return `{"type":"` + kind + `","object":` + o + "}\n" }
+
+const tooOld = `{"kind":"Status","status":"Failure","code":410,"reason":"Expired","message":"too old"}`
+
+func TestWaitForSeesTheChangeHoweverTheWatchGoes(t *testing.T) {
+	ready := func(o *object.Object) (bool, error) {
+		return o != nil && strings.Contains(string(o.Raw), `"phase":"Ready"`), nil
+	}
+	for name, steps := range map[string][]string{
+		"there at once":             {listed(widgetAt(1, "Ready"))},
+		"by the watch":              {listed(widgetAt(1, "New")), event("MODIFIED", widgetAt(2, "Warm")) + event("MODIFIED", widgetAt(3, "Ready"))},
+		"not there yet":             {listed(), event("ADDED", widgetAt(2, "Ready"))},
+		"watch refused as too old":  {listed(), "410", listed(widgetAt(1, "Ready"))},
+		"watch told it is too old":  {listed(), event("ERROR", tooOld), listed(widgetAt(1, "Ready"))},
+		"watch ends":                {listed(), event("ADDED", widgetAt(2, "Warm")), listed(widgetAt(3, "Ready"))},
+		"watch is cut in the event": {listed(), event("ADDED", widgetAt(2, "Ready"))[:40], listed(widgetAt(3, "Ready"))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &story{steps: steps}
+			if err := against(t, s).WaitFor(t.Context(), widgets, "den", "a", ready); err != nil {
+				t.Fatal(err)
+			}
+			if len(s.steps) != 0 {
+				t.Errorf("%d steps were not needed", len(s.steps))
+			}
+			for i, q := range s.asked {
+				if !strings.Contains(q, "fieldSelector=metadata.name%3Da") || i > 0 && strings.Contains(q, "watch") && !strings.Contains(q, "resourceVersion=40") {
+					t.Errorf("asked %s", q)
+				}
+			}
+		})
+	}
+	gone := func(o *object.Object) (bool, error) { return o == nil, nil }
+	s := &story{steps: []string{listed(widgetAt(1, "New")), event("DELETED", widgetAt(2, "New"))}}
+	if err := against(t, s).WaitFor(t.Context(), widgets, "den", "a", gone); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWaitForSaysWhatItLastSaw(t *testing.T) {
+	never := func(*object.Object) (bool, error) { return false, nil }
+	for _, x := range []struct{ answer, says string }{
+		{listed(widgetAt(1, "Stuck")), "last seen: phase Stuck, Ready=False (Cold)"},
+		{listed(), "last seen: it does not exist"},
+		{listed(`{"metadata":{"name":"a","deletionTimestamp":"2024-01-01T00:00:00Z","finalizers":["guard.example/x"]}}`), "held by finalizers guard.example/x"},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		err := against(t, &story{steps: []string{x.answer}}).WaitFor(ctx, widgets, "den", "a", never)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), x.says) || !strings.Contains(err.Error(), "widgets.shop.example a") {
+			t.Errorf("error %v, want %q", err, x.says)
+		}
+	}
+	own := errors.New("no use")
+	if err := against(t, &story{steps: []string{listed()}}).WaitFor(t.Context(), widgets, "den", "a", func(*object.Object) (bool, error) { return false, own }); err != own {
+		t.Errorf("error %v, want the condition's own", err)
+	}
+	err := against(t, &story{steps: []string{listed(), "403"}}).WaitFor(t.Context(), widgets, "den", "a", never)
+	if verb, resource, ok := Denied(err); !ok || verb != "watch" || resource != "widgets" {
+		t.Errorf("error %v", err)
+	}
+}
