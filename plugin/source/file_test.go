@@ -99,6 +99,7 @@ func TestUnusableSources(t *testing.T) {
 		{"same policy twice", []string{at("twice")}, []string{"BackupPolicy p is defined twice, the first time at " + at("twice/a.yaml")}},
 		{"same file twice", []string{at("policy.yaml"), at("policy.yaml")}, []string{"is named twice"}},
 		{"stdin twice", []string{"-", "-"}, []string{`"-" can be read once only`}},
+		{"nothing", nil, []string{"nothing to read; name a file"}},
 		{"empty name", []string{""}, []string{"the name of a source is empty"}},
 		{"scheme", []string{"s3://bucket/policy.yaml"}, []string{`"s3" is not a scheme`}},
 		{"missing git prefix", []string{"ssh://git:hush@example.org/r"}, []string{"use http, https, or git:: in front", "ssh://git@example.org/r"}},

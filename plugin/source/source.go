@@ -61,6 +61,38 @@ type text struct {
 // the request or the documents is a v1alpha1.UsageError, which lists the
 // faults of all files; a source that cannot be reached is another error.
 func Load(ctx context.Context, r Request) (*Loaded, error) {
+	if len(r.Files) == 0 && r.Kustomize == "" {
+		return nil, v1alpha1.Usagef("nothing to read; name a file, folder, URL or Git repository with -f, or a kustomization with -k")
+	}
+	texts, err := interruptible(ctx, func() ([]text, error) { return read(ctx, r) })
+	if err != nil {
+		return nil, err
+	}
+	return decode(texts)
+}
+
+// interruptible returns when the context ends although work does not: neither
+// a read from a terminal nor an SSH handshake can be stopped. What work gives
+// later is dropped.
+func interruptible(ctx context.Context, work func() ([]text, error)) ([]text, error) {
+	type result struct {
+		texts []text
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		texts, err := work()
+		done <- result{texts, err}
+	}()
+	select {
+	case r := <-done:
+		return r.texts, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func read(ctx context.Context, r Request) ([]text, error) {
 	var texts []text
 	stdin := false
 	for _, name := range r.Files {
@@ -70,11 +102,11 @@ func Load(ctx context.Context, r Request) (*Loaded, error) {
 			}
 			stdin = true
 		}
-		read, err := readSource(ctx, name, r.Stdin)
+		found, err := readSource(ctx, name, r.Stdin)
 		if err != nil {
 			return nil, err
 		}
-		texts = append(texts, read...)
+		texts = append(texts, found...)
 	}
 	if r.Kustomize != "" {
 		built, err := build(ctx, r.Kustomize)
@@ -83,7 +115,7 @@ func Load(ctx context.Context, r Request) (*Loaded, error) {
 		}
 		texts = append(texts, built)
 	}
-	return decode(texts)
+	return texts, nil
 }
 
 func readSource(ctx context.Context, name string, stdin io.Reader) ([]text, error) {
