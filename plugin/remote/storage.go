@@ -1,0 +1,349 @@
+package remote
+
+import (
+	"bytes"
+	"context"
+	"crypto/md5"
+	"crypto/rand"
+	"crypto/sha1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+	"time"
+
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+	"github.com/kopia/kopia/repo/blob"
+	"github.com/rclone/rclone/fs"
+	"github.com/rclone/rclone/fs/fserrors"
+	"github.com/rclone/rclone/fs/hash"
+	"github.com/rclone/rclone/fs/object"
+)
+
+var (
+	errNoSpace  error = syscall.ENOSPC
+	errReadOnly error = syscall.EROFS
+)
+
+// bridge implements sharded.Impl on an rclone fs.Fs. Its methods may be called
+// from many goroutines.
+type bridge struct {
+	fs      fs.Fs
+	conf    context.Context // holds rclone's options for this remote, nothing else
+	secrets *scrubber
+	staged  bool // the remote shows files while they are written
+}
+
+// showsPartialFiles says whether a reader could see part of a file that is
+// being put. rclone's own answer leaves out WebDAV, where it depends on the
+// server.
+func showsPartialFiles(f fs.Fs) bool {
+	if f.Features().Move == nil {
+		return false
+	}
+	if f.Features().PartialUploads {
+		return true
+	}
+	for {
+		if info, _, _, _, err := fs.ParseRemote(fs.ConfigStringFull(f)); err == nil && info.Name == "webdav" {
+			return true
+		}
+		if f.Features().UnWrap == nil {
+			return false
+		}
+		f = f.Features().UnWrap()
+	}
+}
+
+// GetBlobFromPath reads length bytes from offset, or all where length < 0.
+func (b *bridge) GetBlobFromPath(ctx context.Context, _, file string, offset, length int64, output blob.OutputBuffer) error {
+	return b.retry(ctx, "read", file, func(ctx context.Context) error {
+		output.Reset()
+		o, err := b.fs.NewObject(ctx, name(file))
+		if err != nil {
+			return err
+		}
+		want := length
+		var options []fs.OpenOption
+		switch {
+		case length < 0:
+			want = o.Size()
+		case offset < 0 || (o.Size() >= 0 && offset+length > o.Size()):
+			return fserrors.NoRetryError(fmt.Errorf("bytes %d to %d of %d: %w", offset, offset+length, o.Size(), blob.ErrInvalidRange))
+		case length == 0:
+			return nil
+		default:
+			options = append(options, &fs.RangeOption{Start: offset, End: offset + length - 1})
+		}
+		in, err := o.Open(ctx, options...)
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		n, err := io.Copy(output, in)
+		if err != nil {
+			return err
+		}
+		if want >= 0 && n != want {
+			return fmt.Errorf("the remote sent %d bytes of %d", n, want)
+		}
+		return nil
+	})
+}
+
+// GetMetadataFromPath asks the remote for this one file; it never lists.
+func (b *bridge) GetMetadataFromPath(ctx context.Context, _, file string) (blob.Metadata, error) {
+	var m blob.Metadata
+	err := b.retry(ctx, "look up", file, func(ctx context.Context) error {
+		o, err := b.fs.NewObject(ctx, name(file))
+		if err != nil {
+			return err
+		}
+		m = blob.Metadata{Length: o.Size(), Timestamp: o.ModTime(ctx)}
+		return nil
+	})
+	return m, err
+}
+
+// PutBlobInPath stores the whole blob or nothing. It has succeeded when the
+// object that the remote gave back has the size, and where it costs nothing
+// the checksum, of what was sent.
+func (b *bridge) PutBlobInPath(ctx context.Context, _, file string, data blob.Bytes, opts blob.PutOptions) error {
+	switch {
+	case opts.HasRetentionOptions():
+		return fmt.Errorf("retention: %w", blob.ErrUnsupportedPutBlobOption)
+	case opts.DoNotRecreate:
+		return fmt.Errorf("exclusive create: %w", blob.ErrUnsupportedPutBlobOption)
+	case !opts.SetModTime.IsZero():
+		return blob.ErrSetTimeUnsupported
+	}
+	hashes, err := b.hashes(data)
+	if err != nil {
+		return err
+	}
+	return b.retry(ctx, "write", file, func(ctx context.Context) error {
+		in := data.Reader()
+		defer in.Close()
+		final := name(file)
+		first := final
+		if b.staged {
+			var suffix [8]byte
+			rand.Read(suffix[:])
+			first = final + ".tmp." + hex.EncodeToString(suffix[:])
+		}
+		info := object.NewStaticObjectInfo(first, time.Now(), int64(data.Length()), true, hashes, nil)
+		o, err := b.fs.Put(ctx, in, info)
+		if err == nil {
+			err = b.whole(ctx, o, info)
+		}
+		if err == nil && b.staged {
+			o, err = b.fs.Features().Move(ctx, o, final)
+			if err == nil {
+				err = b.whole(ctx, o, info)
+			}
+		}
+		if err != nil {
+			b.discard(ctx, first, final)
+			return err
+		}
+		if opts.GetModTime != nil {
+			*opts.GetModTime = o.ModTime(ctx)
+		}
+		return nil
+	})
+}
+
+// hashes computes the checksums that the remote can check on arrival. Remotes
+// that would have to read the file again for it are not asked.
+func (b *bridge) hashes(data blob.Bytes) (map[hash.Type]string, error) {
+	sums := map[hash.Type]string{}
+	if b.fs.Features().SlowHash {
+		return sums, nil
+	}
+	var all bytes.Buffer
+	for _, t := range b.fs.Hashes().Array() {
+		if t != hash.MD5 && t != hash.SHA1 {
+			continue
+		}
+		if all.Len() == 0 {
+			if _, err := data.WriteTo(&all); err != nil {
+				return nil, fmt.Errorf("read blob: %w", err)
+			}
+		}
+		switch t {
+		case hash.MD5:
+			sum := md5.Sum(all.Bytes())
+			sums[t] = hex.EncodeToString(sum[:])
+		case hash.SHA1:
+			sum := sha1.Sum(all.Bytes())
+			sums[t] = hex.EncodeToString(sum[:])
+		}
+	}
+	return sums, nil
+}
+
+// whole compares what the remote says it holds with what was sent.
+func (b *bridge) whole(ctx context.Context, o fs.Object, sent *object.StaticObjectInfo) error {
+	if o.Size() >= 0 && o.Size() != sent.Size() {
+		return fmt.Errorf("the remote holds %d bytes of %d", o.Size(), sent.Size())
+	}
+	for _, t := range b.fs.Hashes().Array() {
+		want, err := sent.Hash(ctx, t)
+		if err != nil || want == "" || b.fs.Features().SlowHash {
+			continue
+		}
+		got, err := o.Hash(ctx, t)
+		if err == nil && got != "" && got != want {
+			return fmt.Errorf("the remote holds %s %s, sent was %s", t, got, want)
+		}
+	}
+	return nil
+}
+
+// discard removes what a failed put may have left under a temporary name. It
+// never touches the final name: that could be an older, whole blob.
+func (b *bridge) discard(ctx context.Context, temporary, final string) {
+	if temporary == final {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if o, err := b.fs.NewObject(ctx, temporary); err == nil {
+		// A file that stays has a name that no reader looks at.
+		_ = o.Remove(ctx)
+	}
+}
+
+// DeleteBlobInPath removes a blob; one that is not there is no error.
+func (b *bridge) DeleteBlobInPath(ctx context.Context, _, file string) error {
+	err := b.retry(ctx, "delete", file, func(ctx context.Context) error {
+		o, err := b.fs.NewObject(ctx, name(file))
+		if err != nil {
+			return err
+		}
+		return o.Remove(ctx)
+	})
+	if errors.Is(err, blob.ErrBlobNotFound) {
+		return nil
+	}
+	return err
+}
+
+// ReadDir lists one folder; one that does not exist is empty.
+func (b *bridge) ReadDir(ctx context.Context, dir string) ([]os.FileInfo, error) {
+	var list []os.FileInfo
+	err := b.retry(ctx, "list", dir, func(ctx context.Context) error {
+		entries, err := b.fs.List(ctx, name(dir))
+		if err != nil {
+			return err
+		}
+		list = list[:0]
+		for _, e := range entries {
+			_, isDir := e.(fs.Directory)
+			listed := entry{name: path.Base(e.Remote()), dir: isDir, size: e.Size()}
+			if !isDir {
+				listed.time = e.ModTime(ctx)
+			}
+			list = append(list, listed)
+		}
+		return nil
+	})
+	if errors.Is(err, blob.ErrBlobNotFound) {
+		return nil, nil
+	}
+	return list, err
+}
+
+// name turns a path of the sharded layout into one of rclone's: relative, "/"
+// between parts, "" for the root.
+func name(p string) string { return strings.TrimPrefix(p, "/") }
+
+// entry is one listed file or folder.
+type entry struct {
+	name string
+	dir  bool
+	size int64
+	time time.Time
+}
+
+func (e entry) Name() string       { return e.name }
+func (e entry) Size() int64        { return e.size }
+func (e entry) ModTime() time.Time { return e.time }
+func (e entry) IsDir() bool        { return e.dir }
+func (e entry) Sys() any           { return nil }
+func (e entry) Mode() os.FileMode {
+	if e.dir {
+		return os.ModeDir | 0o700
+	}
+	return 0o600
+}
+
+// firstPause and attempts bound how long one request is tried: about 6 s on
+// top of what rclone does itself.
+const (
+	attempts   = 5
+	firstPause = 400 * time.Millisecond
+)
+
+// retry runs one request until it succeeds or trying again cannot help, and
+// gives its error the meaning that kopia knows.
+func (b *bridge) retry(ctx context.Context, verb, file string, request func(context.Context) error) error {
+	ctx = fs.CopyConfig(ctx, b.conf)
+	pause := firstPause
+	for attempt := 1; ; attempt++ {
+		err := request(ctx)
+		if err == nil {
+			return nil
+		}
+		switch {
+		case isNotFound(err):
+			return blob.ErrBlobNotFound
+		case errors.Is(err, blob.ErrInvalidRange):
+			return fmt.Errorf("%s %s: %w", verb, file, blob.ErrInvalidRange)
+		case ctx.Err() != nil:
+			return fmt.Errorf("%s %s: %w", verb, file, context.Cause(ctx))
+		case attempt == attempts || isFinal(err):
+			return fmt.Errorf("%s %s: %w%s", verb, file, b.secrets.clean(err), clockHint(err))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s %s: %w", verb, file, context.Cause(ctx))
+		case <-time.After(pause):
+			pause *= 2
+		}
+	}
+}
+
+func isNotFound(err error) bool {
+	return errors.Is(err, fs.ErrorObjectNotFound) || errors.Is(err, fs.ErrorDirNotFound) ||
+		errors.Is(err, fs.ErrorNotAFile) || errors.Is(err, fs.ErrorIsDir) || errors.Is(err, os.ErrNotExist)
+}
+
+// isFinal says that the remote would answer the same again.
+func isFinal(err error) bool {
+	return fserrors.IsNoRetryError(err) || fserrors.IsFatalError(err) ||
+		errors.Is(err, fs.ErrorPermissionDenied) || errors.Is(err, os.ErrPermission) ||
+		errors.Is(err, errNoSpace) || errors.Is(err, errReadOnly)
+}
+
+// clockHint says that a refusal is about the clock, and by how much it is off
+// where the answer carries the server's time.
+func clockHint(err error) string {
+	text := err.Error()
+	if !strings.Contains(text, "TimeTooSkewed") && !strings.Contains(text, "RequestExpired") {
+		return ""
+	}
+	hint := "; hint: the clock of this machine and the clock of the remote differ"
+	var response *smithyhttp.ResponseError
+	if errors.As(err, &response) && response.Response != nil && response.Response.Response != nil {
+		if there, err := http.ParseTime(response.Response.Header.Get("Date")); err == nil {
+			hint += " by " + time.Until(there).Round(time.Second).Abs().String()
+		}
+	}
+	return hint + "; set this machine's clock"
+}

@@ -1,0 +1,49 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/kopia/kopia/repo"
+	"github.com/kopia/kopia/repo/manifest"
+)
+
+// Delete removes a backup: its record first, then the snapshots that kept its
+// data. Other backups are not touched; what they share with it stays. The
+// space comes back when the repository is maintained. A damaged record can be
+// deleted too. Warnings say what was left behind.
+//
+// Where the remote refuses to delete the record (object lock), nothing is
+// changed and the error says so.
+func (r *Repository) Delete(ctx context.Context, id string) (warnings []string, err error) {
+	ctx, cancel := r.guard.bind(ctx)
+	defer cancel()
+	rec, err := r.Record(ctx, id)
+	damaged := errors.Is(err, ErrDamaged)
+	if err != nil && !damaged {
+		return nil, err
+	}
+	if err := r.guard.DeleteBlob(ctx, recordBlob(id)); err != nil {
+		return nil, fmt.Errorf("delete backup %s: kept, since the remote refuses to delete its record: %w", id, r.guard.explain(ctx, err))
+	}
+	if damaged {
+		return []string{"its record could not be read, so the snapshots that it named stay"}, nil
+	}
+	manifests := []manifest.ID{manifest.ID(rec.Snapshot)}
+	for _, v := range rec.Volumes {
+		manifests = append(manifests, manifest.ID(v.Manifest))
+	}
+	err = repo.DirectWriteSession(ctx, r.rep, repo.WriteSessionOptions{Purpose: "delete " + id}, func(ctx context.Context, w repo.DirectRepositoryWriter) error {
+		for _, m := range manifests {
+			if err := w.DeleteManifest(ctx, m); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return []string{fmt.Sprintf("the backup is gone, but the snapshots of its data stay: %v", r.guard.explain(ctx, err))}, nil
+	}
+	return nil, nil
+}

@@ -1,0 +1,121 @@
+package repository
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kopia/kopia/repo"
+	"github.com/kopia/kopia/repo/blob"
+
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+// settleTime is how long a claim is left for others to see before it is
+// decided on. It has to be longer than one put takes.
+const settleTime = 2 * time.Second
+
+// staleClaim is the age, by the remote's clock, at which a claim is taken for
+// one whose owner died.
+const staleClaim = time.Minute
+
+// Initialize makes a repository, with kopia's own defaults and newest format.
+// Of several that start at the same moment one succeeds and the others get
+// ErrExists. A password that CheckPassword refuses is a *v1alpha1.UsageError.
+func Initialize(ctx context.Context, st blob.Storage, password string) error {
+	return initialize(ctx, st, password, settleTime)
+}
+
+func initialize(ctx context.Context, st blob.Storage, password string, settle time.Duration) error {
+	if err := CheckPassword(password); err != nil {
+		return &v1alpha1.UsageError{Err: err}
+	}
+	g := newGuard(st, time.Now)
+	ctx, cancel := g.bind(ctx)
+	defer cancel()
+	exists := func() error {
+		_, err := st.GetMetadata(ctx, kopiaFormatID)
+		switch {
+		case err == nil:
+			return fmt.Errorf("%s: %w", st.DisplayName(), ErrExists)
+		case !errors.Is(err, blob.ErrBlobNotFound):
+			return fmt.Errorf("look for a repository at %s: %w", st.DisplayName(), g.explain(ctx, err))
+		}
+		return nil
+	}
+	if err := exists(); err != nil {
+		return err
+	}
+	claim, err := claimRemote(ctx, g, settle)
+	if err == nil {
+		if err = exists(); err == nil {
+			err = g.explain(ctx, repo.Initialize(ctx, g, nil, password))
+		}
+	}
+	if claim != "" {
+		// A claim that cannot be removed is harmless: nobody looks at claims
+		// once there is a repository.
+		_ = g.DeleteBlob(context.WithoutCancel(ctx), claim)
+	}
+	switch {
+	case errors.Is(err, repo.ErrAlreadyInitialized):
+		return fmt.Errorf("%s: %w", st.DisplayName(), ErrExists)
+	case err != nil && !errors.Is(err, ErrExists):
+		return fmt.Errorf("make a repository at %s: %w", st.DisplayName(), err)
+	}
+	return err
+}
+
+// claimRemote decides between several first runs on remotes that have no
+// exclusive create. A claim is a blob with a random name. Whoever sees the
+// claim of another before making one's own yields; of those that made theirs
+// before seeing any other, the lowest name wins. It is decided only after a
+// pause that is longer than the time between one's own look and one's own put.
+func claimRemote(ctx context.Context, g *guard, settle time.Duration) (blob.ID, error) {
+	var nonce [12]byte
+	if _, err := rand.Read(nonce[:]); err != nil {
+		return "", fmt.Errorf("claim: %w", err)
+	}
+	mine := blob.ID(claimPrefix + hex.EncodeToString(nonce[:]))
+	started := time.Now()
+	earlier, err := claims(ctx, g)
+	if err != nil {
+		return "", err
+	}
+	var data buffer
+	data.WriteString("a first run of kubectl-backup is making a repository here\n")
+	if err := g.PutBlob(ctx, mine, &data, blob.PutOptions{}); err != nil {
+		return "", err
+	}
+	own, err := g.GetMetadata(ctx, mine)
+	if err != nil {
+		return mine, err
+	}
+	if err := pause(ctx, max(settle, 2*time.Since(started))); err != nil {
+		return mine, err
+	}
+	all, err := claims(ctx, g)
+	if err != nil {
+		return mine, err
+	}
+	for id, m := range all {
+		live := own.Timestamp.Sub(m.Timestamp) < staleClaim
+		_, before := earlier[id]
+		if id != mine && live && (before || id < mine) {
+			return mine, fmt.Errorf("another first run is making it, or died less than a minute ago (try again then): %w", ErrExists)
+		}
+	}
+	return mine, nil
+}
+
+func claims(ctx context.Context, g *guard) (map[blob.ID]blob.Metadata, error) {
+	found := map[blob.ID]blob.Metadata{}
+	err := g.ListBlobs(ctx, claimPrefix, func(m blob.Metadata) error {
+		found[m.BlobID] = m
+		return nil
+	})
+	return found, err
+}
