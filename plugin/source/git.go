@@ -238,12 +238,12 @@ func (s *gitSource) fetch(ctx context.Context) (*git.Repository, plumbing.Hash, 
 	if err != nil {
 		return nil, plumbing.ZeroHash, v1alpha1.Usagef("%s: %w", s.url, err)
 	}
-	listed, err := remote.ListContext(ctx, &git.ListOptions{Auth: s.auth})
+	advertised, err := remote.ListContext(ctx, &git.ListOptions{Auth: s.auth})
 	if err != nil {
 		return nil, plumbing.ZeroHash, s.explain(ctx, err)
 	}
 	refs := refTable{}
-	for _, ref := range listed {
+	for _, ref := range advertised {
 		refs[ref.Name()] = ref
 	}
 	ref, err := s.choose(refs)

@@ -2,6 +2,7 @@ package source
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -224,8 +225,7 @@ func TestUnreachableRepositories(t *testing.T) {
 			if c.name != "no such repository" {
 				require.NotContains(t, err.Error(), "hush")
 			}
-			var usage *v1alpha1.UsageError
-			require.Equal(t, c.usage, errorsAs(err, &usage))
+			require.Equal(t, c.usage, errors.As(err, new(*v1alpha1.UsageError)))
 		})
 	}
 }

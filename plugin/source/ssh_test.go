@@ -18,8 +18,6 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 )
 
-func errorsAs[T error](err error, target *T) bool { return errors.As(err, target) }
-
 // serveSSH is an SSH server on loopback that runs git-upload-pack for the key
 // in ~/.ssh and for one password. Home and known hosts are the test's own.
 func serveSSH(t *testing.T, root string) (address string) {

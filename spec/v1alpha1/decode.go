@@ -7,6 +7,7 @@ import (
 	"io"
 	"reflect"
 	"regexp"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -32,7 +33,7 @@ func Decode(name string, data []byte) (*Documents, error) {
 			break
 		}
 		if err != nil {
-			d.faults = append(d.faults, syntaxFault(name, err))
+			d.faults = append(d.faults, syntaxFault(name, data, err))
 			break
 		}
 		if len(doc.Content) == 1 {
@@ -50,14 +51,33 @@ func Decode(name string, data []byte) (*Documents, error) {
 
 var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
-func syntaxFault(file string, err error) *FieldError {
+func syntaxFault(file string, data []byte, err error) *FieldError {
 	at := Position{File: file}
 	message := err.Error()
 	if m := yamlLine.FindStringSubmatch(message); m != nil {
 		at.Line, _ = strconv.Atoi(m[1])
 		message = message[len(m[0]):]
 	}
+	if at.Line == 0 {
+		at.Line = lineOfError(data, err.Error())
+	}
 	return &FieldError{Position: at, Message: "not valid YAML or JSON: " + message}
+}
+
+// lineOfError finds the line of a fault that the parser gives without one: the
+// first line that, with all before it, fails in the same way.
+func lineOfError(data []byte, message string) int {
+	lines := bytes.SplitAfter(data, []byte("\n"))
+	n := sort.Search(len(lines), func(i int) bool {
+		decoder := yaml.NewDecoder(bytes.NewReader(bytes.Join(lines[:i+1], nil)))
+		for {
+			var doc yaml.Node
+			if err := decoder.Decode(&doc); err != nil {
+				return err.Error() == message
+			}
+		}
+	})
+	return min(n+1, len(lines))
 }
 
 // decoding is the work on one file.
@@ -87,6 +107,8 @@ func (d *decoding) document(n *yaml.Node) {
 		at = Position{d.file, apiVersionAt.Line, apiVersionAt.Column}
 	}
 	switch {
+	case apiVersion == "" && hasField(n, "apiVersion"):
+		refuse("apiVersion", "expected a string", fmt.Sprintf("write apiVersion: %s", APIVersion))
 	case apiVersion == "":
 		refuse("apiVersion", "is missing", fmt.Sprintf("write apiVersion: %s", APIVersion))
 	case apiVersion == "v1" && kind == "List", apiVersion == APIVersion && strings.HasSuffix(kind, "List"):
@@ -138,7 +160,11 @@ func (d *decoding) ours(n *yaml.Node, kind string, refuse func(path, message, hi
 		semantic = r.faults()
 		d.docs.Remotes = append(d.docs.Remotes, r)
 	case "":
-		refuse("kind", "is missing", "write kind: "+policyKind+" or kind: "+remoteKind)
+		message := "is missing"
+		if hasField(n, "kind") {
+			message = "expected a string"
+		}
+		refuse("kind", message, "write kind: "+policyKind+" or kind: "+remoteKind)
 		return
 	default:
 		refuse("kind", fmt.Sprintf("unknown kind %q", kind), didYouMean(kind, []string{policyKind, remoteKind}))
@@ -160,4 +186,13 @@ func scalarField(n *yaml.Node, name string) (string, *yaml.Node) {
 		}
 	}
 	return "", nil
+}
+
+func hasField(n *yaml.Node, name string) bool {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == name {
+			return true
+		}
+	}
+	return false
 }
