@@ -232,6 +232,8 @@ func TestFaults(t *testing.T) {
 		{"edge onto itself", policyWith("grouping: {edges: [{from: {kind: Pod, name: a}, to: {kind: Pod, name: a}}]}"), "spec.grouping.edges[0]: joins Pod a to itself"},
 		{"edge onto itself by default namespace", policyWith("grouping: {edges: [{from: {kind: Pod, name: a, namespace: x}, to: {kind: Pod, name: a}}]}"), "to itself"},
 		{"edge onto itself by default group", policyWith("grouping: {edges: [{from: {group: apps, kind: Deployment, name: a}, to: {kind: Deployment, name: a}}]}"), "to itself"},
+		{"edge with a version", policyWith("grouping: {edges: [{from: {group: apps/v1, kind: Deployment, name: a}, to: {kind: Pod, name: b}}]}"), `spec.grouping.edges[0].from.group: "apps/v1" is not an API group; write the group without a version`},
+		{"edge with kind and group in one", policyWith("grouping: {edges: [{from: {kind: Deployment.apps, name: a}, to: {kind: Pod, name: b}}]}"), "spec.grouping.edges[0].from.kind"},
 		{"label without by", policyWith("grouping: {label: team}"), "spec.grouping.label: has no meaning where by is Dependencies; set by: Label"},
 		{"by without label", policyWith("grouping: {by: Label}"), "spec.grouping.label: is required where by is Label"},
 		{"unreachable rule", policyWith("volumes: [{method: Auto}, {method: Skip}]"), "spec.volumes[0]: matches every volume, so the rules after it are never reached"},

@@ -255,8 +255,8 @@ func (c *checks) edgeEnd(path string, e EdgeEnd) {
 	if e.Kind != "" && !kindName.MatchString(e.Kind) {
 		c.refuse(path+".kind", "write the kind alone, as in Deployment, and its API group under group", "%q is not a kind", e.Kind)
 	}
-	if e.Group != "" && e.Group != CoreGroup && validation.IsDNS1123Subdomain(e.Group) != nil {
-		c.refuse(path+".group", "write the group without a version, as in apps", "%q is not an API group", e.Group)
+	if e.Group == CoreGroup || e.Group != "" && validation.IsDNS1123Subdomain(e.Group) != nil {
+		c.refuse(path+".group", "write the group without a version, as in apps, or leave it out for any", "%q is not an API group", e.Group)
 	}
 	if e.Namespace != "" {
 		c.namespace(path+".namespace", e.Namespace)
