@@ -36,12 +36,12 @@ func (e *execution) spdy(ctx context.Context, cfg *rest.Config) error {
 	if err != nil {
 		return ended(err)
 	}
+	var stdin io.WriteCloser
 	if e.Stdin != nil {
-		stdin, err := conn.CreateStream(execHeader(corev1.StreamTypeStdin))
+		stdin, err = conn.CreateStream(execHeader(corev1.StreamTypeStdin))
 		if err != nil {
 			return ended(err)
 		}
-		go e.sendStdin(stdin, stdin.Close)
 	}
 	beat := make(chan struct{}, 1)
 	outputs := make(chan error, 2)
@@ -63,6 +63,9 @@ func (e *execution) spdy(ctx context.Context, cfg *rest.Config) error {
 	}
 	if e.Silence > 0 {
 		go e.listen(ctx, beat)
+	}
+	if stdin != nil {
+		go e.sendStdin(stdin, stdin.Close)
 	}
 	said := make(chan error, 1)
 	go func() {
