@@ -1,0 +1,104 @@
+// Command bench measures the plugin against what it is built on: a bare list
+// of client-go, a bare loop of creates, the stock kopia program on the same
+// files. Every figure is a ratio of two measurements of one run, taken in
+// turns several times, and its median is what counts, so that a slow machine
+// makes both sides slow.
+//
+// It prints a table and writes .bench/results.json. It says which aims are
+// met and does not fail where one is missed. Clusters are its own, below
+// .bench, and are ended afterwards.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/kubectl-backup/kubectl-backup/integration/cluster"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// bench is what every measurement needs.
+type bench struct {
+	root    string // the repository
+	scratch string // for remotes, specs and caches
+	runs    int
+	results results
+}
+
+// parts are the measurements that share a cluster.
+var parts = []struct {
+	name   string
+	noNode bool // a control plane is enough
+	run    func(*bench, context.Context, *cluster.Cluster) error
+}{
+	{"objects", true, (*bench).objects},
+	{"volumes", false, (*bench).volumes},
+}
+
+func run(ctx context.Context) error {
+	b := &bench{}
+	only := flag.String("only", "", "measure one part: objects or volumes")
+	flag.IntVar(&b.runs, "runs", 3, "how often each is measured")
+	flag.Parse()
+
+	var err error
+	if b.root, err = cluster.RepositoryRoot(); err != nil {
+		return err
+	}
+	dir := filepath.Join(b.root, ".bench")
+	b.scratch = filepath.Join(dir, "scratch")
+	if err := os.RemoveAll(b.scratch); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(b.scratch, 0o755); err != nil {
+		return err
+	}
+	for _, p := range parts {
+		if *only != "" && *only != p.name {
+			continue
+		}
+		if err := b.part(ctx, filepath.Join(dir, "cluster"), p.noNode, p.run); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+	}
+	if err := os.RemoveAll(b.scratch); err != nil {
+		return err
+	}
+	if err := b.results.write(filepath.Join(dir, "results.json")); err != nil {
+		return err
+	}
+	return b.results.print(os.Stdout)
+}
+
+// part runs measurements on a cluster of their own.
+func (b *bench) part(ctx context.Context, dir string, noNode bool, run func(*bench, context.Context, *cluster.Cluster) error) (err error) {
+	clusters, err := cluster.Up(ctx, dir, cluster.Options{Only: []string{"src"}, NoNode: noNode, Log: os.Stderr})
+	defer func() {
+		err = errors.Join(err, cluster.Down(context.WithoutCancel(ctx), dir, os.Stderr))
+	}()
+	if err != nil {
+		return err
+	}
+	return run(b, ctx, clusters.Src)
+}
+
+// say reports progress; results come at the end.
+func say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%s  %s\n", time.Now().Format(time.TimeOnly), strings.TrimSpace(fmt.Sprintf(format, args...)))
+}

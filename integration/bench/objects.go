@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/kubectl-backup/kubectl-backup/integration/cluster"
+	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+)
+
+const (
+	few, many = 10_000, 100_000
+	// workers write at once, as many as in a restore.
+	workers = 16
+	source  = "bench"
+)
+
+// objectBench measures on a cluster whose namespace "bench" holds small
+// objects.
+type objectBench struct {
+	*bench
+	plugin  plugin
+	typed   kubernetes.Interface
+	dynamic dynamic.Interface
+	ours    *kube.Cluster
+	spec    string
+	stored  int // objects there now
+	// peaks are the plugin's, by command and number of objects, in MiB.
+	peaks map[string]map[int][]float64
+}
+
+func (b *bench) objects(ctx context.Context, c *cluster.Cluster) error {
+	config, err := c.RESTConfig()
+	if err != nil {
+		return err
+	}
+	o := &objectBench{bench: b, plugin: plugin{filepath.Join(b.root, "bin", "kubectl-backup"), c.Kubeconfig()}, peaks: map[string]map[int][]float64{}}
+	if o.typed, o.dynamic, err = bareClients(config); err != nil {
+		return err
+	}
+	if o.ours, err = kube.New(config, "src"); err != nil {
+		return err
+	}
+	o.spec = filepath.Join(b.scratch, "objects.yaml")
+	if err := os.WriteFile(o.spec, []byte(objectPolicy), 0o644); err != nil {
+		return err
+	}
+	if err := o.namespace(ctx, source); err != nil {
+		return err
+	}
+	for _, count := range []int{few, many} {
+		say("creating %d objects", count-o.stored)
+		if err := o.create(ctx, source, o.stored, count); err != nil {
+			return err
+		}
+		o.stored = count
+		if count == few {
+			if err := o.inventory(ctx); err != nil {
+				return err
+			}
+		}
+		if err := o.backup(ctx); err != nil {
+			return err
+		}
+		if err := o.restore(ctx); err != nil {
+			return err
+		}
+	}
+	o.memory()
+	return nil
+}
+
+const objectPolicy = `
+apiVersion: kubectl-backup.io/v1alpha1
+kind: BackupPolicy
+metadata: {name: bench}
+spec:
+  select:
+  - {name: all, kinds: [ConfigMap], namespaces: [bench], labelSelector: {matchLabels: {made-by: bench}}}
+`
+
+// bareClients are client-go's without anything that slows them: no limit on
+// this side, no compression on loopback.
+func bareClients(config *rest.Config) (kubernetes.Interface, dynamic.Interface, error) {
+	bare := rest.CopyConfig(config)
+	bare.QPS, bare.DisableCompression = -1, true
+	typed, err := kubernetes.NewForConfig(bare)
+	if err != nil {
+		return nil, nil, err
+	}
+	untyped, err := dynamic.NewForConfig(bare)
+	return typed, untyped, err
+}
+
+func (o *objectBench) namespace(ctx context.Context, name string) error {
+	_, err := o.typed.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	return err
+}
+
+// create is the bare loop of creates.
+func (o *objectBench) create(ctx context.Context, namespace string, from, to int) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(workers)
+	for n := from; n < to && ctx.Err() == nil; n++ {
+		group.Go(func() error {
+			_, err := o.typed.CoreV1().ConfigMaps(namespace).Create(ctx, smallObject(n), metav1.CreateOptions{})
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// smallObject is the n-th of the objects: about 1 KiB, half of which cannot
+// be compressed.
+func smallObject(n int) *corev1.ConfigMap {
+	random := rand.NewChaCha8([32]byte{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)})
+	noise := make([]byte, 192)
+	for i := range noise {
+		noise[i] = byte(random.Uint64())
+	}
+	return &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("small-%06d", n), Labels: map[string]string{"made-by": "bench", "shard": fmt.Sprint(n % 16)}},
+		Data: map[string]string{
+			"settings": fmt.Sprintf("listen: 0.0.0.0:%d\nupstream: http://service-%d.shop.svc\ntimeout: 30s\nretries: 3\nlog: info\n", 8000+n%1000, n),
+			"noise":    fmt.Sprintf("%x", noise),
+		},
+	}
+}
