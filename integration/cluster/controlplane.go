@@ -123,6 +123,7 @@ func (c *Cluster) controllerManagerFlags() []string {
 		"--cluster-signing-cert-file=" + c.pki("ca.crt"),
 		"--cluster-signing-key-file=" + c.pki("ca.key"),
 		"--allocate-node-cidrs=false",
+		"--flex-volume-plugin-dir=" + filepath.Join(c.paths.run, "volume-plugins"),
 		"--kube-api-qps=200",
 		"--kube-api-burst=400",
 	}
@@ -143,12 +144,18 @@ func (c *Cluster) schedulerFlags() []string {
 // StopAPIServer ends the API server as a crash does: at once, connections
 // broken. All else keeps running.
 func (c *Cluster) StopAPIServer(ctx context.Context) error {
+	if err := c.reloadState(); err != nil {
+		return err
+	}
 	return c.kill(ctx, "kube-apiserver")
 }
 
 // StartAPIServer starts the API server again, at the same port with the same
 // data, and waits until it is ready.
 func (c *Cluster) StartAPIServer(ctx context.Context) error {
+	if err := c.reloadState(); err != nil {
+		return err
+	}
 	p := c.process("kube-apiserver")
 	if p == nil {
 		return errors.New("the API server was never started")

@@ -12,6 +12,11 @@ import (
 // left out where the plugin was not built yet and none was asked for.
 func buildImages(ctx context.Context, root, plugin string, log io.Writer) ([]string, error) {
 	b := builder(root, log)
+	unlock, err := lock(b.Cache)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	steps := []func(context.Context) (string, error){b.Pause, b.Busybox, b.Static, b.Postgres}
 	if plugin == "" {
 		if built := filepath.Join(root, "bin", "kubectl-backup"); exists(built) {

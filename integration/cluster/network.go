@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 )
@@ -14,7 +15,6 @@ import (
 // the process "services" listen on each Service's address (see package
 // services), and marks the number as taken.
 
-// names of addresses in a network.
 func podNetwork(n int) string     { return fmt.Sprintf("10.%d.0.0/16", n) }
 func podRangeEnd(n int) string    { return fmt.Sprintf("10.%d.127.254", n) }
 func serviceNetwork(n int) string { return fmt.Sprintf("10.%d.128.0/17", n) }
@@ -31,8 +31,10 @@ func (c *Cluster) reserveAddresses(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if strings.Contains(string(routes), fmt.Sprintf(" 10.%d.", n)) || strings.HasPrefix(string(routes), fmt.Sprintf("10.%d.", n)) ||
-			strings.Contains(string(routes), fmt.Sprintf("\n10.%d.", n)) {
+		taken := slices.ContainsFunc(strings.Fields(string(routes)), func(word string) bool {
+			return strings.HasPrefix(word, fmt.Sprintf("10.%d.", n))
+		})
+		if taken {
 			continue
 		}
 		// Written down first: a crash between the two must leave no

@@ -48,6 +48,18 @@ func (c *Cluster) saveState() error {
 	return writeFile(c.paths.state, append(b, '\n'), 0o600)
 }
 
+// reloadState takes over what another process did since.
+func (c *Cluster) reloadState() error {
+	s, err := readState(c.paths.state)
+	if err != nil {
+		return fmt.Errorf("cluster %s: %w", c.Name, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state = s
+	return nil
+}
+
 // writeFile replaces a file as a whole: a reader sees the old or the new one.
 func writeFile(path string, content []byte, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,7 +36,9 @@ func teardown(ctx context.Context, p paths, log io.Writer) error {
 			return err
 		}
 	case !errors.Is(err, os.ErrNotExist):
-		return err
+		// The machine broke down while it was written, and with it went
+		// the route.
+		fmt.Fprintf(log, "cluster %s: %v\n", p.name, err)
 	}
 	// state.json goes last: as long as it is there, so is the number of the
 	// network that has to be released.
@@ -103,6 +106,11 @@ func removeOutside(p paths) error {
 			return err
 		}
 	}
+	// The kubelet's socket for device plugins. Kubelets share it; one that
+	// still listens keeps it.
+	if err := removeDeadSocket("/var/lib/kubelet/device-plugins/kubelet.sock"); err != nil {
+		return err
+	}
 	// What CNI remembers of each pod.
 	results, err := filepath.Glob(filepath.Join("/var/lib/cni/results", p.network()+"-*"))
 	if err != nil {
@@ -125,6 +133,17 @@ func removeOutside(p paths) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+func removeDeadSocket(path string) error {
+	conn, err := net.Dial("unix", path)
+	if err == nil {
+		return conn.Close()
+	}
+	if errors.Is(err, unix.ECONNREFUSED) {
+		return removeFile(path)
 	}
 	return nil
 }

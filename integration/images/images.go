@@ -14,6 +14,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +23,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -44,8 +46,10 @@ type Builder struct {
 
 // image is what goes into one archive.
 type image struct {
-	name   string
-	key    string // stands for the content
+	name string
+	// recipe stands for the content where that takes long to make; else the
+	// content stands for itself.
+	recipe string
 	config v1.Config
 	fill   func(*layer) error
 }
@@ -84,12 +88,14 @@ func (b *Builder) binary(name, path string, config v1.Config) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("image %s: %w", name, err)
 	}
-	return b.archive(image{name: name, key: key(content), config: config, fill: func(l *layer) error {
+	return b.archive(image{name: name, config: config, fill: func(l *layer) error {
 		return errors.Join(l.dir("tmp", 0o1777, 0), l.file(name, 0o755, content))
 	}})
 }
 
-// Busybox is Debian's static busybox under all its names.
+// Busybox is Debian's static busybox under all its names. Beware: its wget and
+// nc crash on host names that do not exist (the C library's fault); nslookup
+// does not.
 func (b *Builder) Busybox(ctx context.Context) (string, error) {
 	content, err := os.ReadFile("/bin/busybox")
 	if err != nil {
@@ -100,7 +106,7 @@ func (b *Builder) Busybox(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("image busybox: list its names: %w", err)
 	}
 	return b.archive(image{
-		name: "busybox", key: key(content, applets), config: v1.Config{Cmd: []string{"sh"}, Env: []string{"PATH=/bin:/sbin:/usr/bin"}},
+		name: "busybox", config: v1.Config{Cmd: []string{"sh"}, Env: []string{"PATH=/bin:/sbin:/usr/bin"}},
 		fill: func(l *layer) error {
 			err := errors.Join(
 				l.dir("tmp", 0o1777, 0), l.dir("root", 0o700, 0), l.dir("etc", 0o755, 0), l.dir("usr/bin", 0o755, 0), l.dir("var", 0o755, 0),
@@ -122,28 +128,48 @@ func (b *Builder) Busybox(ctx context.Context) (string, error) {
 // archive returns the path of an image's archive, made now unless the cache
 // has it.
 func (b *Builder) archive(i image) (string, error) {
-	path := filepath.Join(b.Cache, i.name+"-"+i.key+".tar")
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	fmt.Fprintf(b.Log, "image localhost/%s: making it\n", i.name)
-	if err := b.write(path, i); err != nil {
+	path, err := b.cached(i)
+	if err != nil {
 		return "", fmt.Errorf("image %s: %w", i.name, err)
 	}
 	return path, b.dropOlder(i.name, path)
 }
 
-func (b *Builder) write(path string, i image) error {
+func (b *Builder) cached(i image) (string, error) {
+	config, err := json.Marshal(i.config)
+	if err != nil {
+		return "", err
+	}
+	var content []byte
+	if i.recipe == "" {
+		if content, err = i.content(); err != nil {
+			return "", err
+		}
+	}
+	path := filepath.Join(b.Cache, i.name+"-"+key([]byte(i.recipe), content, config)+".tar")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	fmt.Fprintf(b.Log, "image localhost/%s: making it\n", i.name)
+	if i.recipe != "" {
+		if content, err = i.content(); err != nil {
+			return "", err
+		}
+	}
+	return path, b.write(path, i, content)
+}
+
+// content is the image's one layer.
+func (i image) content() ([]byte, error) {
 	var content bytes.Buffer
 	l := newLayer(&content)
-	if err := i.fill(l); err != nil {
-		return err
-	}
-	if err := l.tar.Close(); err != nil {
-		return err
-	}
+	err := errors.Join(i.fill(l), l.tar.Close())
+	return content.Bytes(), err
+}
+
+func (b *Builder) write(path string, i image, content []byte) error {
 	// Not compressed: it never crosses a network.
-	img, err := mutate.AppendLayers(empty.Image, static.NewLayer(content.Bytes(), types.DockerUncompressedLayer))
+	img, err := mutate.AppendLayers(empty.Image, static.NewLayer(content, types.DockerUncompressedLayer))
 	if err != nil {
 		return err
 	}
@@ -177,17 +203,24 @@ func (b *Builder) write(path string, i image) error {
 	return os.Rename(f.Name(), path)
 }
 
-// dropOlder keeps the cache at one archive per image.
+// dropOlder removes earlier archives of an image, but for those of the last
+// hour: another process may be about to import one.
 func (b *Builder) dropOlder(name, current string) error {
 	older, err := filepath.Glob(filepath.Join(b.Cache, name+"-*.tar"))
 	if err != nil {
 		return err
 	}
 	for _, path := range older {
-		if path != current && len(filepath.Base(path)) == len(filepath.Base(current)) {
-			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return err
-			}
+		// Another image's name may begin as this one's does.
+		if path == current || len(path) != len(current) {
+			continue
+		}
+		stat, err := os.Stat(path)
+		if err != nil || time.Since(stat.ModTime()) < time.Hour {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
 		}
 	}
 	return nil

@@ -46,7 +46,7 @@ const postgresUser = 999
 func (b *Builder) Postgres(ctx context.Context) (string, error) {
 	recipe := strings.Join(slices.Concat(postgresPackages, postgresWithout, postgresDropped), " ")
 	return b.archive(image{
-		name: "postgres", key: key([]byte(recipe), postgresEntrypoint),
+		name: "postgres", recipe: recipe + "\n" + string(postgresEntrypoint),
 		config: v1.Config{
 			Entrypoint: []string{"/entrypoint"},
 			// Ends sessions and stops; SIGTERM would wait for clients.
@@ -77,18 +77,15 @@ func (b *Builder) fillPostgres(ctx context.Context, l *layer) error {
 	if err != nil {
 		return err
 	}
-	packages, err := closure(ctx, postgresPackages, postgresWithout)
-	if err != nil {
-		return err
-	}
 	debs := filepath.Join(b.Cache, "debs")
-	if err := os.MkdirAll(debs, 0o755); err != nil {
-		return err
-	}
-	download := exec.CommandContext(ctx, "apt-get", append([]string{"download", "-q", "-o", "APT::Sandbox::User=root"}, packages...)...)
-	download.Dir = debs
-	if out, err := download.CombinedOutput(); err != nil {
-		return fmt.Errorf("apt-get download: %w:\n%s", err, out)
+	if err := download(ctx, debs); err != nil {
+		// The usual reason: lists of packages are old, or were never fetched.
+		if out, err := exec.CommandContext(ctx, "apt-get", "update", "-q").CombinedOutput(); err != nil {
+			return fmt.Errorf("apt-get update: %w:\n%s", err, out)
+		}
+		if err := download(ctx, debs); err != nil {
+			return err
+		}
 	}
 	files, err := filepath.Glob(filepath.Join(debs, "*.deb"))
 	if err != nil {
@@ -102,18 +99,29 @@ func (b *Builder) fillPostgres(ctx context.Context, l *layer) error {
 	return os.RemoveAll(debs)
 }
 
+// download fetches the packages into an empty directory.
+func download(ctx context.Context, dir string) error {
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
+		return err
+	}
+	packages, err := closure(ctx, postgresPackages, postgresWithout)
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "apt-get", append([]string{"download", "-q", "-o", "APT::Sandbox::User=root"}, packages...)...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("apt-get download: %w:\n%s", err, out)
+	}
+	return nil
+}
+
 // closure returns packages with all that they depend on, but for some. Of
 // alternatives it takes the first that is a package.
 func closure(ctx context.Context, packages, without []string) ([]string, error) {
 	dependencies, err := dependenciesOf(ctx, packages)
 	if err != nil {
-		// The usual reason: lists of packages were never fetched.
-		if out, err := exec.CommandContext(ctx, "apt-get", "update", "-q").CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("apt-get update: %w:\n%s", err, out)
-		}
-		if dependencies, err = dependenciesOf(ctx, packages); err != nil {
-			return nil, err
-		}
+		return nil, err
 	}
 	all := slices.Clone(packages)
 	for {

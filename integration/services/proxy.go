@@ -34,12 +34,13 @@ type proxy struct {
 	open      map[frontend]func()
 }
 
-// sync opens and closes listeners until they are what the Services say.
-func (p *proxy) sync(ctx context.Context) {
+// sync opens and closes listeners so that they are what the Services say, and
+// tells whether all could be.
+func (p *proxy) sync(ctx context.Context) bool {
 	list, err := p.directory.services.List(labels.Everything())
 	if err != nil {
 		slog.Error("list services", "error", err)
-		return
+		return false
 	}
 	wanted := map[frontend]bool{}
 	for _, s := range list {
@@ -61,17 +62,20 @@ func (p *proxy) sync(ctx context.Context) {
 			delete(p.open, f)
 		}
 	}
+	complete := true
 	for f := range wanted {
-		if p.open[f] != nil {
+		if p.open[f] != nil || f.protocol == corev1.ProtocolSCTP {
 			continue
 		}
 		closeIt, err := p.listen(ctx, f)
 		if err != nil {
 			slog.Error("listen", "service", f.namespace+"/"+f.service, "address", f.address, "error", err)
+			complete = false
 			continue
 		}
 		p.open[f] = closeIt
 	}
+	return complete
 }
 
 func (p *proxy) closeAll() {

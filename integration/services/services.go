@@ -14,6 +14,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -78,7 +79,9 @@ func Run(ctx context.Context, client kubernetes.Interface, o Options) error {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
-			p.sync(ctx)
+			if !p.sync(ctx) {
+				time.AfterFunc(time.Second, notify)
+			}
 		}
 	}
 }
