@@ -176,6 +176,12 @@ func (r *resolver) row(i uint16) *Row {
 
 func (r *resolver) references() {
 	none := r.names.id("")
+	selects := map[int32]bool{}
+	for _, s := range r.selectors {
+		if r.row(s.row).Type == TypeSelects {
+			selects[s.from] = true
+		}
+	}
 	for _, p := range r.pending {
 		to, ok := r.index[p.to]
 		if !ok && p.either {
@@ -185,6 +191,9 @@ func (r *resolver) references() {
 			continue // the owner is gone; another object has its name
 		}
 		if ok {
+			if r.row(p.row).Type == TypeEndpointsOf && r.refs[p.from].Kind == "Endpoints" && selects[to] {
+				p.flags |= flagController // kept by a controller that leaves no owner reference
+			}
 			r.add(p.from, to, p.row, p.flags, p.field)
 			continue
 		}

@@ -6,10 +6,12 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"sigs.k8s.io/yaml"
 )
@@ -353,6 +355,46 @@ func TestTheSameWhateverTheOrderOfObjects(t *testing.T) {
 		r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 		require.Equal(t, want, print())
 	}
+}
+
+// Lists of several kinds are read at once, and what is found missing is added
+// to a builder that was built before.
+func TestAddFromSeveralGoroutinesAndBuildAgain(t *testing.T) {
+	all := objects(t, shop)
+	b := NewBuilder(Options{})
+	for round := range 2 {
+		var wait sync.WaitGroup
+		for i := round; i < len(all); i += 2 {
+			wait.Go(func() { assert.NoError(t, b.Add(all[i])) })
+		}
+		wait.Wait()
+		g, err := b.Build()
+		require.NoError(t, err)
+		if round == 1 {
+			require.Equal(t, build(t, Options{}, shop).Edges(), g.Edges())
+		}
+	}
+}
+
+func TestObjectsThatCannotBeRead(t *testing.T) {
+	b := NewBuilder(Options{})
+	for _, raw := range []string{
+		`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a","namespace":"n"},"spec":7}`,
+		`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"b","namespace":"n"},"spec":{"template":{"spec":{"containers":[7,{"env":{}}],"volumes":"x"}}}}`,
+		`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c","namespace":"n"},"data":null}`,
+		`{"apiVersion":"v1","kind":"Secret","metadata":{"name":"d","namespace":"n"},"data":{"k":7,"l":["store:80"],"m":"="}}`,
+		`{"apiVersion":"v1","kind":"Service","metadata":{"name":"e","namespace":"n"},"spec":{"selector":{"a":1}}}`,
+	} {
+		o, err := object.Parse([]byte(raw))
+		require.NoError(t, err)
+		require.NoError(t, b.Add(o), "an odd shape refers to nothing: %s", raw)
+	}
+	o, err := object.Parse([]byte(`{"apiVersion":"policy/v1","kind":"PodDisruptionBudget","metadata":{"name":"f","namespace":"n"},"spec":{"selector":{"matchExpressions":[{"key":"a","operator":"Near"}]}}}`))
+	require.NoError(t, err)
+	require.ErrorContains(t, b.Add(o), `PodDisruptionBudget.policy n/f: spec.selector: read selector`)
+	g, err := b.Build()
+	require.NoError(t, err)
+	require.Len(t, g.Nodes(), 6)
 }
 
 func TestEveryMemberIsCountedOnce(t *testing.T) {

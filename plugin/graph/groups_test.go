@@ -159,6 +159,26 @@ func TestWhatIsLeftToItsOwner(t *testing.T) {
 	require.False(t, c.Members[0].LeftToOwner)
 }
 
+// Endpoints of a Service that selects pods are made again, those that a person
+// wrote for a Service without a selector are not; slices say it by their owner.
+func TestEndpointsByHandAndByController(t *testing.T) {
+	service := func(name, spec string) string {
+		return `{"apiVersion":"v1","kind":"Service","metadata":{"name":"` + name + `","namespace":"n","uid":"` + name + `"},"spec":{` + spec + `}}`
+	}
+	slice := func(name, service, owner string) string {
+		return `{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","metadata":{"name":"` + name + `","namespace":"n","labels":{"kubernetes.io/service-name":"` + service + `"}` + owner + `}}`
+	}
+	g := build(t, Options{}, service("made", `"selector":{"app":"x"}`), service("hand", ""), objectText("v1", "Endpoints", "n", "made"), objectText("v1", "Endpoints", "n", "hand"),
+		slice("made-1", "made", `,"ownerReferences":[{"apiVersion":"v1","kind":"Service","name":"made","uid":"made","controller":true}]`), slice("hand-1", "hand", ""))
+	c := g.Closure([]v1alpha1.Ref{ref(t, g, "Service n/made"), ref(t, g, "Service n/hand")}, Include)
+	got := map[string]bool{}
+	for _, m := range c.Members {
+		got[m.Ref.Kind+" "+m.Ref.Name] = m.LeftToOwner
+	}
+	require.Equal(t, map[string]bool{"Service made": false, "Service hand": false, "Endpoints made": true, "Endpoints hand": false,
+		"EndpointSlice made-1": true, "EndpointSlice hand-1": false}, got)
+}
+
 func TestDeclaredEdgesThatCannotBe(t *testing.T) {
 	end := func(s string) v1alpha1.EdgeEnd {
 		p := strings.Split(s, "/")
