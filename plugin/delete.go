@@ -52,15 +52,19 @@ func (o *deleteOptions) Run(ctx context.Context, ids []string) error {
 		if id == "latest" {
 			return usagef("delete takes exact ids, not latest")
 		}
-		record, err := findRecord(ctx, repo, id, "")
+		record, err := matchRecord(ctx, repo, id) // a damaged one can go too
 		if err != nil {
 			return err
 		}
 		ids[i] = record.ID
 	}
 	for _, id := range ids {
-		if err := repo.Delete(ctx, id); err != nil {
-			return fmt.Errorf("delete %s: %w", id, err)
+		warnings, err := repo.Delete(ctx, id)
+		if err != nil {
+			return err
+		}
+		for _, w := range warnings {
+			fmt.Fprintf(o.env.ErrOut, "warning: backup %s: %s\n", id, w)
 		}
 		fmt.Fprintf(o.env.Out, "deleted %s\n", id)
 	}

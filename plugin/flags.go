@@ -13,6 +13,7 @@ import (
 	"github.com/kopia/kopia/repo/blob"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
 	"github.com/kubectl-backup/kubectl-backup/plugin/remote"
@@ -60,7 +61,7 @@ type specFlags struct {
 }
 
 func (o *specFlags) AddFlags(f *pflag.FlagSet) {
-	f.StringSliceVarP(&o.files, "filename", "f", nil, "file, folder, URL, git::URL//path?ref=REF or - with the policy and remote")
+	f.StringArrayVarP(&o.files, "filename", "f", nil, "file, folder, URL, git::URL//path?ref=REF or - with the policy and remote")
 	f.StringVarP(&o.kustomize, "kustomize", "k", "", "folder with a kustomization that yields them")
 	o.addRemoteFlags(f)
 }
@@ -108,16 +109,16 @@ func (o *specFlags) load(ctx context.Context, e *env, wantPolicy bool) (*spec, e
 		if err != nil {
 			return nil, err
 		}
-		s.documents, s.provenance = loaded.Documents, &loaded.Provenance
+		s.documents = loaded.Documents
+		if wantPolicy {
+			if s.policy, err = s.documents.Policy(o.policy); err != nil {
+				return nil, err
+			}
+			p := loaded.ProvenanceOf(s.policy)
+			s.provenance = &p
+		}
 	} else if wantPolicy {
 		return nil, usagef("no policy was given\nhint: name a file, folder or Git repository with -f")
-	}
-	if wantPolicy {
-		policy, err := s.documents.Policy(o.policy)
-		if err != nil {
-			return nil, err
-		}
-		s.policy = policy
 	}
 	return s, o.resolveRemote(s)
 }
@@ -126,13 +127,10 @@ func (o *specFlags) load(ctx context.Context, e *env, wantPolicy bool) (*spec, e
 // environment, then the only remote there is.
 func (o *specFlags) resolveRemote(s *spec) error {
 	name := o.remote
-	if name == "" && s.policy != nil {
-		name = s.policy.Spec.Remote.Name
-		if name != "" {
-			r, err := s.documents.Remote(name)
-			s.remote = r
-			return err
-		}
+	if name == "" && s.policy != nil && s.policy.Spec.Remote.Name != "" {
+		_, r, err := s.documents.Resolve(o.policy)
+		s.remote = r
+		return err
 	}
 	if name == "" {
 		name = os.Getenv(envRemote)
@@ -270,9 +268,13 @@ func readSecret(ctx context.Context, c *kube.Cluster, ref v1alpha1.SecretKeyRef,
 	if namespace == "" {
 		return nil, usagef("secret %s: namespace is not set", ref.Name)
 	}
-	value, err := c.SecretKey(ctx, namespace, ref.Name, ref.Key)
+	secret, err := c.Typed().CoreV1().Secrets(namespace).Get(ctx, ref.Name, metav1.GetOptions{})
 	if err != nil {
 		return nil, err
+	}
+	value, ok := secret.Data[ref.Key]
+	if !ok {
+		return nil, fmt.Errorf("secret %s/%s has no key %q", namespace, ref.Name, ref.Key)
 	}
 	return value, nil
 }

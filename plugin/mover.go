@@ -31,12 +31,16 @@ func newMover(e *env) *cobra.Command {
 		c.Flags().StringVar(&root, "root", "/volume", "folder that the volume is mounted at")
 		return c
 	}
-	var extra choice = newChoice("keep", "remove")
+	extra := newChoice("keep", "remove")
 	receive := rootFlag(&cobra.Command{
 		Use: "receive", Short: "Fill a folder from a stream on stdin; the report is on stdout", Args: exactArgs(),
 		Example: e.examples("mover receive --root /volume < stream"),
 		RunE: func(c *cobra.Command, _ []string) error {
-			report, err := volume.WriteTree(c.Context(), volume.NewDecoder(e.In), root, volume.WriteOptions{RemoveExtra: extra.value == "remove"})
+			options := volume.WriteOptions{Extra: volume.Keep}
+			if extra.value == "remove" {
+				options.Extra = volume.Remove
+			}
+			report, err := volume.WriteTree(c.Context(), volume.NewDecoder(e.In), root, options)
 			if err != nil {
 				return err
 			}
@@ -56,11 +60,7 @@ func newMover(e *env) *cobra.Command {
 			Use: "send", Short: "Read a folder as a stream to stdout", Args: exactArgs(),
 			Example: e.examples("mover send --root /volume > stream"),
 			RunE: func(c *cobra.Command, _ []string) error {
-				enc := volume.NewEncoder(e.Out)
-				if err := volume.ReadTree(c.Context(), root, enc, volume.ReadOptions{}); err != nil {
-					return err
-				}
-				return enc.Close()
+				return volume.ReadTree(c.Context(), root, volume.NewEncoder(e.Out))
 			},
 		}),
 		receive, wait,

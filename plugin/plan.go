@@ -80,12 +80,12 @@ func planRequest(e *env, s *spec) (plan.Request, error) {
 	if err != nil {
 		return plan.Request{}, err
 	}
-	policy := s.policy.DeepCopy()
+	policy := *s.policy
 	if ns := e.namespace(); ns != "" && policy.Namespace == "" {
 		policy.Namespace = ns
 	}
 	return plan.Request{
-		Cluster: cluster, Policy: policy, Provenance: s.provenance, ToolVersion: Version(),
+		Cluster: cluster, Policy: &policy, Provenance: s.provenance, ToolVersion: Version(),
 		Remote: s.remote.Name + " (" + s.remote.Spec.Path + ")",
 	}, nil
 }

@@ -38,6 +38,15 @@ func findRecord(ctx context.Context, repo *repository.Repository, id, clusterUID
 		}
 		return r, err
 	}
+	r, err := matchRecord(ctx, repo, id)
+	if err == nil && r.Damaged != "" {
+		err = fmt.Errorf("backup %s is damaged: %s", r.ID, r.Damaged)
+	}
+	return r, err
+}
+
+// matchRecord finds the one record that an id, or the beginning of one, names.
+func matchRecord(ctx context.Context, repo *repository.Repository, id string) (repository.Record, error) {
 	var found []repository.Record
 	err := repo.Records(ctx, func(r repository.Record) error {
 		if strings.HasPrefix(r.ID, id) {
@@ -52,8 +61,6 @@ func findRecord(ctx context.Context, repo *repository.Repository, id, clusterUID
 		return repository.Record{}, usagef("there is no backup %q\nhint: list shows the ids", id)
 	case len(found) > 1:
 		return repository.Record{}, usagef("%d backups begin with %q, the first is %s\nhint: give more of the id", len(found), id, found[0].ID)
-	case found[0].Damaged != "":
-		return repository.Record{}, fmt.Errorf("backup %s is damaged: %s", found[0].ID, found[0].Damaged)
 	}
 	return found[0], nil
 }

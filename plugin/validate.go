@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -29,7 +30,7 @@ func newValidate(e *env) *cobra.Command {
 			return o.Run(c.Context())
 		},
 	}
-	c.Flags().StringSliceVarP(&o.spec.files, "filename", "f", nil, "file, folder, URL, git::URL//path?ref=REF or -")
+	c.Flags().StringArrayVarP(&o.spec.files, "filename", "f", nil, "file, folder, URL, git::URL//path?ref=REF or -")
 	c.Flags().StringVarP(&o.spec.kustomize, "kustomize", "k", "", "folder with a kustomization")
 	return c
 }
@@ -41,15 +42,19 @@ func (o *validateOptions) Run(ctx context.Context) error {
 		return err
 	}
 	d := loaded.Documents
+	var errs []error
 	for _, p := range d.Policies {
 		if _, err := selector.Compile(p); err != nil {
-			return err
+			errs = append(errs, err)
 		}
-		if name := p.Spec.Remote.Name; name != "" {
-			if _, err := d.Remote(name); err != nil {
-				return err
+		if p.Spec.Remote.Name != "" {
+			if _, _, err := d.Resolve(p.Name); err != nil {
+				errs = append(errs, err)
 			}
 		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	fmt.Fprintf(o.env.Out, "%d policies and %d remotes are valid\n", len(d.Policies), len(d.Remotes))
 	return nil
