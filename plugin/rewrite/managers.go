@@ -43,6 +43,19 @@ func ManagersOf(d *Draft, keepStatus bool) Managers {
 	return m
 }
 
+// StatusManager names a manager that owned a draft's status, or is empty.
+func StatusManager(d *Draft) string {
+	list, _ := mapAt(d.Content, "metadata")["managedFields"].([]any)
+	for _, e := range list {
+		entry, _ := e.(map[string]any)
+		if _, owns := mapAt(entry, "fieldsV1")["f:status"]; owns && entry["subresource"] == "status" {
+			name, _ := entry["manager"].(string)
+			return name
+		}
+	}
+	return ""
+}
+
 // ownedBy answers whether any manager claims a field, by its path in the
 // notation of managedFields. What a server filled in is owned by nobody.
 func ownedBy(entries []any, path []string) bool {

@@ -1,44 +1,64 @@
 package rewrite
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/graph"
 )
 
 // nameLabel is the label that every namespace carries with its own name. A
 // selector that asks for it means one namespace; nothing else has the label.
 const nameLabel = "kubernetes.io/metadata.name"
 
-func (r Rules) namespaces(d *Draft, changed func(Change)) {
-	set := func(m map[string]any, key, at string) {
-		from, ok := m[key].(string)
-		if !ok {
+func (r Rules) namespaces(d *Draft, changed func(Change)) error {
+	// A field that two tables know is followed once: with a map that swaps two
+	// names, twice would be not at all.
+	followed := map[string]bool{}
+	follow := func(at, from string, set func(to string)) {
+		to, ok := r.Namespaces[from]
+		if !ok || followed[at] {
 			return
 		}
-		if to, ok := r.Namespaces[from]; ok {
-			m[key] = to
-			changed(Change{Field: at, From: from, To: to, Rule: namespaceRule(from, to)})
+		followed[at] = true
+		set(to)
+		changed(Change{Field: at, From: from, To: to, Rule: namespaceRule(from, to)})
+	}
+	field := func(m map[string]any, key, at string) {
+		if from, ok := m[key].(string); ok {
+			follow(at, from, func(to string) { m[key] = to })
 		}
 	}
-	meta := mapAt(d.Content, "metadata")
-	set(meta, "namespace", "metadata.namespace")
-	if d.Ref.Group == "" && d.Ref.Kind == "Namespace" {
-		set(meta, "name", "metadata.name")
-	}
-	for _, ref := range namespaceFields(d.Ref.Group, d.Ref.Kind) {
-		field := "namespace"
-		path := ref
-		if i := strings.LastIndexByte(ref, ':'); i >= 0 {
-			path, field = ref[:i], ref[i+1:]
+	err := graph.References(d.Content, func(ref graph.Reference) error {
+		switch {
+		case ref.To.Group == "" && ref.To.Kind == "Namespace":
+			follow(ref.Path, ref.To.Name, ref.SetName)
+		case ref.InNamespaceField != "":
+			at := ref.Path[:strings.LastIndexByte(ref.Path, '.')]
+			follow(join(at, ref.Row.NamespaceField), ref.InNamespaceField, func(to string) { ref.SetNamespace(to) })
 		}
-		each(d.Content, path, func(at string, m map[string]any) { set(m, field, join(at, field)) })
-	}
-	r.accounts(d, changed)
-	r.classParameters(d, changed)
-	PodSpecs(d.Content, func(path string, _, spec map[string]any) {
-		r.affinity(spec, path, changed)
+		return nil
 	})
-	r.selectors(d.Content, "", changed)
+	if err != nil {
+		return fmt.Errorf("references of %s: %w", d.Ref, err)
+	}
+	if d.Ref.Group == "" && d.Ref.Kind == "Namespace" {
+		field(mapAt(d.Content, "metadata"), "name", "metadata.name")
+	}
+	for _, path := range namespaceFields(d.Ref.Group, d.Ref.Kind) {
+		path, key := path, "namespace"
+		if i := strings.LastIndexByte(path, ':'); i >= 0 {
+			path, key = path[:i], path[i+1:]
+		}
+		each(d.Content, path, func(at string, m map[string]any) { field(m, key, join(at, key)) })
+	}
+	PodSpecs(d.Content, func(path string, _, spec map[string]any) {
+		affinityTerms(spec, path, func(at string, term map[string]any) { list(term, "namespaces", at, follow) })
+	})
+	selectors(d.Content, "", field, follow)
+	r.accounts(d, changed)
+	return nil
 }
 
 // accounts follows service accounts that are named as users and groups.
@@ -87,75 +107,47 @@ func (r Rules) accounts(d *Draft, changed func(Change)) {
 	}
 }
 
-// classParameters follows the secrets that a storage or snapshot class hands
-// to its driver: csi.storage.k8s.io/<use>-secret-namespace.
-func (r Rules) classParameters(d *Draft, changed func(Change)) {
-	switch d.Ref.Kind {
-	case "StorageClass", "VolumeSnapshotClass", "VolumeGroupSnapshotClass":
-	default:
-		return
-	}
-	params := mapAt(d.Content, "parameters")
-	for _, key := range sortedKeys(params) {
-		if !strings.HasSuffix(key, "secret-namespace") {
-			continue
-		}
-		from, _ := params[key].(string)
-		if to, ok := r.Namespaces[from]; ok {
-			params[key] = to
-			changed(Change{Field: join("parameters", key), From: from, To: to, Rule: namespaceRule(from, to)})
-		}
-	}
-}
-
-// affinity follows the namespaces that pod affinity terms list by name.
-func (r Rules) affinity(spec map[string]any, path string, changed func(Change)) {
+// affinityTerms visits the terms of pod affinity, which list namespaces by
+// name, in pod specs wherever they stand.
+func affinityTerms(spec map[string]any, path string, visit func(at string, term map[string]any)) {
 	for _, kind := range [...]string{"podAffinity", "podAntiAffinity"} {
 		for _, at := range [...]string{
 			"affinity." + kind + ".requiredDuringSchedulingIgnoredDuringExecution[]",
 			"affinity." + kind + ".preferredDuringSchedulingIgnoredDuringExecution[].podAffinityTerm",
 		} {
-			each(spec, at, func(at string, term map[string]any) {
-				r.list(term, "namespaces", path+"."+at, changed)
-			})
+			each(spec, at, func(at string, term map[string]any) { visit(path+"."+at, term) })
 		}
 	}
 }
 
-func (r Rules) list(m map[string]any, key, at string, changed func(Change)) {
+func list(m map[string]any, key, at string, follow func(at, from string, set func(string))) {
 	list, _ := m[key].([]any)
 	for i, e := range list {
-		from, _ := e.(string)
-		if to, ok := r.Namespaces[from]; ok {
-			list[i] = to
-			changed(Change{Field: join(at, key) + "[" + strconv.Itoa(i) + "]", From: from, To: to, Rule: namespaceRule(from, to)})
+		if from, ok := e.(string); ok {
+			follow(join(at, key)+"["+strconv.Itoa(i)+"]", from, func(to string) { list[i] = to })
 		}
 	}
 }
 
 // selectors follows label selectors on a namespace's name wherever they stand:
 // network policies of any vendor, webhooks, affinity, Gateway listeners.
-func (r Rules) selectors(v any, path string, changed func(Change)) {
+func selectors(v any, path string, field func(m map[string]any, key, at string), follow func(at, from string, set func(string))) {
 	switch t := v.(type) {
 	case map[string]any:
 		if labels, ok := t["matchLabels"].(map[string]any); ok {
-			from, _ := labels[nameLabel].(string)
-			if to, ok := r.Namespaces[from]; ok {
-				labels[nameLabel] = to
-				changed(Change{Field: join(join(path, "matchLabels"), nameLabel), From: from, To: to, Rule: namespaceRule(from, to)})
-			}
+			field(labels, nameLabel, join(join(path, "matchLabels"), nameLabel))
 		}
 		for i, e := range listAt(t, "matchExpressions") {
 			if e["key"] == nameLabel {
-				r.list(e, "values", join(path, "matchExpressions")+"["+strconv.Itoa(i)+"]", changed)
+				list(e, "values", join(path, "matchExpressions")+"["+strconv.Itoa(i)+"]", follow)
 			}
 		}
 		for _, k := range sortedKeys(t) {
-			r.selectors(t[k], join(path, k), changed)
+			selectors(t[k], join(path, k), field, follow)
 		}
 	case []any:
 		for i, e := range t {
-			r.selectors(e, path+"["+strconv.Itoa(i)+"]", changed)
+			selectors(e, path+"["+strconv.Itoa(i)+"]", field, follow)
 		}
 	}
 }

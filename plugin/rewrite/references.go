@@ -1,8 +1,10 @@
 package rewrite
 
-// namespaceTable lists, by kind, the maps whose namespace field names the
-// namespace of something else ("path", or "path:field" where the field has
-// another name). A row is for one kind of one group; "*" is every kind of it.
+// namespaceTable lists the maps whose namespace field names a namespace
+// without referring to an object that the graph follows: secrets of volume
+// drivers, targets of endpoints, grants. It adds to graph.References. A path
+// ends in ":field" where the field has another name; kind "*" is every kind
+// of the group.
 var namespaceTable = []struct {
 	group, kind string
 	paths       []string
@@ -15,21 +17,15 @@ var namespaceTable = []struct {
 		"spec.rbd.secretRef", "spec.iscsi.secretRef", "spec.scaleIO.secretRef", "spec.storageos.secretRef",
 		"spec.glusterfs:endpointsNamespace",
 	}},
-	{"", "PersistentVolumeClaim", []string{"spec.dataSourceRef"}},
 	{"", "ServiceAccount", []string{"secrets[]"}},
 	{"", "Endpoints", []string{"subsets[].addresses[].targetRef", "subsets[].notReadyAddresses[].targetRef"}},
 	{"", "Event", []string{"involvedObject", "related"}},
 	{"events.k8s.io", "Event", []string{"regarding", "related"}},
 	{"discovery.k8s.io", "EndpointSlice", []string{"endpoints[].targetRef"}},
-	{"rbac.authorization.k8s.io", "*", []string{"subjects[]"}},
-	{"admissionregistration.k8s.io", "*", []string{"webhooks[].clientConfig.service", "spec.paramRef"}},
-	{"apiextensions.k8s.io", "CustomResourceDefinition", []string{"spec.conversion.webhook.clientConfig.service"}},
 	{"apiregistration.k8s.io", "APIService", []string{"spec.service"}},
-	{"flowcontrol.apiserver.k8s.io", "FlowSchema", []string{"spec.rules[].subjects[].serviceAccount"}},
+	{"admissionregistration.k8s.io", "*", []string{"webhooks[].clientConfig.service", "spec.paramRef"}},
 	{"networking.k8s.io", "IngressClass", []string{"spec.parameters"}},
 	{"storage.k8s.io", "VolumeAttachment", []string{"spec.source.inlineVolumeSpec.claimRef"}},
-	{"snapshot.storage.k8s.io", "VolumeSnapshotContent", []string{"spec.volumeSnapshotRef"}},
-	{"groupsnapshot.storage.k8s.io", "VolumeGroupSnapshotContent", []string{"spec.volumeGroupSnapshotRef"}},
 	{"gateway.networking.k8s.io", "*", []string{
 		"spec.parentRefs[]", "spec.targetRefs[]", "spec.parametersRef", "spec.from[]",
 		"spec.rules[].backendRefs[]",
@@ -37,7 +33,6 @@ var namespaceTable = []struct {
 		"spec.rules[].backendRefs[].filters[].requestMirror.backendRef",
 		"spec.listeners[].tls.certificateRefs[]",
 		"spec.listeners[].tls.frontendValidation.caCertificateRefs[]",
-		"spec.tls.backend.clientCertificateRef",
 	}},
 }
 

@@ -74,7 +74,9 @@ func TestUntouchedValuesKeepTheirDigits(t *testing.T) {
 		t.Fatal(err)
 	}
 	Clean(d, CleanOptions{})
-	Rules{Namespaces: map[string]string{"a": "b"}}.Apply(d)
+	if _, _, err := (Rules{Namespaces: map[string]string{"a": "b"}}).Apply(d); err != nil {
+		t.Fatal(err)
+	}
 	got := encoded(t, d)
 	for _, want := range []string{`9007199254740993`, `123456789012345678901234567890`, `"one":1.0`, `"exp":1e3`, `"small":0.1`, `"neg":-0.0`,
 		`"nothing":null`, `"empty":{}`, `"list":[]`, `"text":"010"`, `"yes":"yes"`, `"html":"<a&b>"`, `"namespace":"b"`} {
@@ -112,7 +114,7 @@ func TestNamespaceMapReachesEveryReference(t *testing.T) {
 		{"volume", `{apiVersion: v1, kind: PersistentVolume, metadata: {name: a}, spec: {claimRef: {name: c, namespace: old}, csi: {nodeStageSecretRef: {name: s, namespace: old}}}}`,
 			"spec|claimRef|namespace=new spec|csi|nodeStageSecretRef|namespace=new"},
 		{"claim from another namespace", `{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: a, namespace: x}, spec: {dataSourceRef: {kind: VolumeSnapshot, name: s, namespace: old}}}`, "spec|dataSourceRef|namespace=new"},
-		{"storage class secrets", `{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: a}, parameters: {csi.storage.k8s.io/node-stage-secret-namespace: old, folder: old}}`,
+		{"storage class secrets", `{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: a}, parameters: {csi.storage.k8s.io/node-stage-secret-name: s, csi.storage.k8s.io/node-stage-secret-namespace: old, folder: old}}`,
 			"parameters|csi.storage.k8s.io/node-stage-secret-namespace=new parameters|folder=old"},
 		{"ingress class", `{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: a}, spec: {parameters: {kind: P, name: p, scope: Namespace, namespace: old}}}`, "spec|parameters|namespace=new"},
 		{"route", `{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: a, namespace: x}, spec: {parentRefs: [{name: g, namespace: old}], rules: [{backendRefs: [{name: s, namespace: old}, {name: s}], filters: [{requestMirror: {backendRef: {name: m, namespace: old}}}]}]}}`,
@@ -127,7 +129,9 @@ func TestNamespaceMapReachesEveryReference(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := draft(t, c.object)
-			rules.Apply(d)
+			if _, _, err := rules.Apply(d); err != nil {
+				t.Fatal(err)
+			}
 			for _, w := range strings.Fields(c.want) {
 				path, value, _ := strings.Cut(w, "=")
 				if got := at(d, path); got != value {
@@ -141,7 +145,10 @@ func TestNamespaceMapReachesEveryReference(t *testing.T) {
 func TestNamespacesThatSwapNames(t *testing.T) {
 	rules := Rules{Namespaces: map[string]string{"a": "b", "b": "a"}}
 	d := draft(t, `{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: x, namespace: a}, subjects: [{kind: ServiceAccount, name: x, namespace: b}]}`)
-	changes, _ := rules.Apply(d)
+	changes, _, err := rules.Apply(d)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if at(d, "metadata|namespace") != "b" || at(d, "subjects|0|namespace") != "a" || len(changes) != 2 {
 		t.Fatalf("%s, %v", encoded(t, d), changes)
 	}
@@ -167,7 +174,10 @@ func TestFreeTextIsMentionedAndLeftAlone(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			d := draft(t, c.object)
 			before := encoded(t, d)
-			_, mentions := rules.Apply(d)
+			_, mentions, err := rules.Apply(d)
+			if err != nil {
+				t.Fatal(err)
+			}
 			if encoded(t, d) != before {
 				t.Errorf("changed to %s", encoded(t, d))
 			}
@@ -204,7 +214,9 @@ func TestStorageClassMap(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := draft(t, c.object)
-			rules.Apply(d)
+			if _, _, err := rules.Apply(d); err != nil {
+				t.Fatal(err)
+			}
 			for _, w := range strings.Fields(c.want) {
 				path, value, _ := strings.Cut(w, "=")
 				if got := at(d, path); got != value {

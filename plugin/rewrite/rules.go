@@ -55,14 +55,16 @@ func (r Rules) Namespace(ns string) string {
 // that hold an old namespace's name and were left alone: only a person knows
 // whether they mean the namespace. They name fields, never values, because
 // the object may be a Secret.
-func (r Rules) Apply(d *Draft) (changes []Change, mentions []string) {
+func (r Rules) Apply(d *Draft) (changes []Change, mentions []string, err error) {
 	changed := func(c Change) { changes = append(changes, c) }
 	if len(r.StorageClasses) > 0 {
 		r.storageClasses(d, changed)
 	}
 	if len(r.Namespaces) > 0 {
-		r.namespaces(d, changed)
+		if err := r.namespaces(d, changed); err != nil {
+			return nil, nil, err
+		}
 		mentions = r.mentions(d)
 	}
-	return changes, mentions
+	return changes, mentions, nil
 }

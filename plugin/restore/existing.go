@@ -1,0 +1,365 @@
+package restore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+	"github.com/kubectl-backup/kubectl-backup/plugin/rewrite"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+const (
+	// few is how many objects of one kind in one namespace are looked up one
+	// by one; more of them are listed.
+	few = 4
+	// shownConflicts bounds how many conflicts are explained field by field.
+	shownConflicts = 50
+)
+
+// lookUp finds out what the target already has by the names that the restore
+// would use, and decides about each.
+func (p *Plan) lookUp(ctx context.Context) error {
+	if err := p.lookUpNamespaces(ctx); err != nil {
+		return err
+	}
+	type place struct {
+		kind      kindKey
+		namespace string
+	}
+	places := map[place][]*item{}
+	for _, i := range p.items {
+		if i.line.Outcome != v1alpha1.OutcomeCreate || i.saved.Group == "" && i.saved.Kind == "Namespace" {
+			continue
+		}
+		if i.kind.Namespaced && !p.liveNamespaces[i.ref.Namespace] {
+			continue
+		}
+		at := place{kindKey{i.kind.GVK.Group, i.kind.GVK.Version, i.kind.GVK.Kind}, i.ref.Namespace}
+		places[at] = append(places[at], i)
+	}
+	var mu sync.Mutex
+	conflicts := map[*item][]byte{}
+	found := func(i *item, o *object.Object) error {
+		conflict, err := p.meet(i, o)
+		if err == nil && conflict {
+			mu.Lock()
+			conflicts[i] = o.Raw
+			mu.Unlock()
+		}
+		return err
+	}
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for at, items := range places {
+		if items[0].custom {
+			if _, err := p.request.Target.FindKind(ctx, at.kind.group, at.kind.version, at.kind.kind); err != nil {
+				continue // defined by the restore itself
+			}
+		}
+		if len(items) <= few {
+			for _, i := range items {
+				group.Go(func() error {
+					o, err := p.request.Target.Get(gctx, i.kind, i.ref.Namespace, i.ref.Name)
+					switch {
+					case apierrors.IsNotFound(err):
+						return nil
+					case err != nil:
+						return err
+					}
+					return found(i, o)
+				})
+			}
+			continue
+		}
+		group.Go(func() error {
+			named := make(map[string]*item, len(items))
+			for _, i := range items {
+				named[i.ref.Name] = i
+			}
+			_, err := p.request.Target.List(gctx, items[0].kind, kube.ListOptions{Namespace: at.namespace}, func(o *object.Object) error {
+				if i := named[o.Ref.Name]; i != nil {
+					return found(i, o)
+				}
+				return nil
+			})
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("look for what exists already: %w", err)
+	}
+	return p.explain(ctx, conflicts)
+}
+
+// lookUpNamespaces finds out which namespaces are there, and which have to be
+// made although nobody asked for them.
+func (p *Plan) lookUpNamespaces(ctx context.Context) error {
+	needed := map[string]bool{}
+	provided := map[string]*item{}
+	for _, i := range p.bySaved {
+		if i.saved.Group == "" && i.saved.Kind == "Namespace" {
+			if before := provided[i.ref.Name]; before == nil || before.spare {
+				provided[i.ref.Name] = i
+			}
+		}
+	}
+	for _, i := range p.items {
+		if i.line.Outcome == v1alpha1.OutcomeCreate {
+			needed[i.ref.Namespace] = true
+			if i.saved.Group == "" && i.saved.Kind == "Namespace" {
+				needed[i.ref.Name] = true
+			}
+		}
+	}
+	delete(needed, "")
+	k, err := p.request.Target.FindKind(ctx, "", "v1", "Namespace")
+	if err != nil {
+		return err
+	}
+	names := make([]string, 0, len(needed))
+	for name := range needed {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		o, err := p.request.Target.Get(ctx, k, "", name)
+		i := provided[name]
+		switch {
+		case apierrors.IsNotFound(err):
+			switch {
+			case i == nil:
+				p.missingNamespaces = append(p.missingNamespaces, name)
+				p.warnings = append(p.warnings, fmt.Sprintf("namespace %s is neither in the target nor in the backup: it is made without labels and annotations", name))
+			case i.spare:
+				i.spare = false
+				i.settle(v1alpha1.OutcomeCreate, "what goes into it needs it")
+				p.items = append(p.items, i)
+			}
+		case err != nil:
+			return fmt.Errorf("look for namespace %s: %w", name, err)
+		default:
+			p.liveNamespaces[name] = true
+			if o.Deleting {
+				return fmt.Errorf("namespace %s of the target is being deleted: wait until it is gone", name)
+			}
+			if i != nil && i.line.Outcome == v1alpha1.OutcomeCreate {
+				if err := p.meetNamespace(ctx, i, o); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// meetNamespace compares the labels and annotations of a namespace that
+// exists. It is left alone whatever they are; those that decide what may run
+// in it, and as whom, are warned of.
+func (p *Plan) meetNamespace(ctx context.Context, i *item, live *object.Object) error {
+	i.liveUID = live.UID
+	saved, err := p.request.Repository.Object(ctx, *p.request.Record, i.saved)
+	if err != nil {
+		return err
+	}
+	var lacking []string
+	compare := func(what string, want, have map[string]string) {
+		keys := make([]string, 0, len(want)+len(have))
+		for k := range want {
+			keys = append(keys, k)
+		}
+		for k := range have {
+			if _, ok := want[k]; !ok {
+				keys = append(keys, k)
+			}
+		}
+		slices.Sort(keys)
+		for _, k := range keys {
+			w, inBackup := want[k]
+			h, inTarget := have[k]
+			if k == "kubernetes.io/metadata.name" || inBackup && inTarget && w == h {
+				continue
+			}
+			if inBackup {
+				lacking = append(lacking, k)
+			}
+			guards := ""
+			if strings.HasPrefix(k, "pod-security.kubernetes.io/") || strings.HasPrefix(k, "openshift.io/sa.scc.") {
+				guards = "; it decides how pods may run here, and who owns the files that are restored"
+			}
+			i.warn("%s %s: %s in the backup, %s in the target%s", what, k, quoted(w, inBackup), quoted(h, inTarget), guards)
+		}
+	}
+	compare("label", saved.Labels, live.Labels)
+	compare("annotation", saved.Annotations, live.Annotations)
+	if len(lacking) == 0 {
+		i.settle(v1alpha1.OutcomeUnchanged, "it exists")
+		return nil
+	}
+	i.settle(v1alpha1.OutcomeConflict, "it exists and is left alone; it differs in %s", strings.Join(lacking, ", "))
+	return nil
+}
+
+func quoted(s string, there bool) string {
+	if !there {
+		return "absent"
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+// meet decides about an object whose name is taken. It says whether the target
+// holds something else.
+func (p *Plan) meet(i *item, live *object.Object) (conflict bool, err error) {
+	i.liveUID = live.UID
+	d, err := rewrite.Decode(live)
+	if err != nil {
+		return false, err
+	}
+	if i.subjects != nil {
+		return p.meetBinding(i, d)
+	}
+	rewrite.Clean(d, p.cleanOptions(i, true))
+	have, err := digest(d)
+	if err != nil {
+		return false, err
+	}
+	switch {
+	case live.Deleting:
+		i.settle(v1alpha1.OutcomeConflict, "one by that name is being deleted: wait until it is gone")
+	case have == i.digest:
+		i.settle(v1alpha1.OutcomeUnchanged, "the target already equals it")
+	default:
+		i.settle(v1alpha1.OutcomeConflict, "the target holds something else by that name, which is left alone")
+		return true, nil
+	}
+	return false, nil
+}
+
+// meetBinding decides about a role binding that exists and whose subjects a
+// rule changed: it serves the old namespace as well, so the new subjects go
+// beside those that are there.
+func (p *Plan) meetBinding(i *item, live *rewrite.Draft) (conflict bool, err error) {
+	missing := missingSubjects(i.subjects, live.Content)
+	if len(missing) == 0 {
+		i.settle(v1alpha1.OutcomeUnchanged, "it already names %s", subjectNames(i.subjects))
+		return false, nil
+	}
+	i.settle(v1alpha1.OutcomeApply, "it exists: %s would be added, and none of its subjects taken away", subjectNames(missing))
+	return false, nil
+}
+
+func missingSubjects(want []any, live map[string]any) (missing []any) {
+	have, _ := live["subjects"].([]any)
+	for _, w := range want {
+		if !slices.ContainsFunc(have, func(h any) bool { return reflect.DeepEqual(w, h) }) {
+			missing = append(missing, w)
+		}
+	}
+	return missing
+}
+
+func subjectNames(subjects []any) string {
+	var names []string
+	for _, s := range subjects {
+		m, _ := s.(map[string]any)
+		name, _ := m["name"].(string)
+		if ns, _ := m["namespace"].(string); ns != "" {
+			name += "@" + ns
+		}
+		names = append(names, name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// explain says of conflicts in which fields they lie.
+func (p *Plan) explain(ctx context.Context, conflicts map[*item][]byte) error {
+	if len(conflicts) > shownConflicts {
+		return nil
+	}
+	want := map[v1alpha1.Ref]*item{}
+	for i := range conflicts {
+		want[i.saved.Key()] = i
+	}
+	if len(want) == 0 {
+		return nil
+	}
+	return p.request.Repository.ObjectsOf(ctx, *p.request.Record, func(r v1alpha1.Ref) bool { return want[r] != nil }, func(o *object.Object) error {
+		i := want[o.Ref.Key()]
+		live, err := object.Parse(conflicts[i])
+		if err != nil {
+			return err
+		}
+		fields, err := p.differences(i, o, live)
+		if err == nil && len(fields) > 0 {
+			i.line.Reason += ": " + strings.Join(fields, ", ")
+		}
+		return err
+	})
+}
+
+func (p *Plan) differences(i *item, saved, live *object.Object) ([]string, error) {
+	want, err := rewrite.Decode(saved)
+	if err != nil {
+		return nil, err
+	}
+	have, err := rewrite.Decode(live)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := p.rules.Apply(want); err != nil {
+		return nil, err
+	}
+	for _, d := range []*rewrite.Draft{want, have} {
+		rewrite.Clean(d, p.cleanOptions(i, true))
+		delete(section(d.Content, "metadata"), "ownerReferences")
+	}
+	return rewrite.Differences(want.Content, have.Content, 5), nil
+}
+
+// addSubjects puts the subjects of a changed role binding beside those that it
+// has in the target, whose field owners stay what they are.
+func (p *Plan) addSubjects(ctx context.Context, i *item) error {
+	for range attempts {
+		live, err := p.request.Target.Get(ctx, i.kind, i.ref.Namespace, i.ref.Name)
+		if err != nil {
+			return err
+		}
+		d, err := rewrite.Decode(live)
+		if err != nil {
+			return err
+		}
+		missing := missingSubjects(i.subjects, d.Content)
+		have, _ := d.Content["subjects"].([]any)
+		patch, err := json.Marshal(map[string]any{
+			"metadata": map[string]any{"resourceVersion": live.Version},
+			"subjects": append(slices.Clone(have), missing...),
+		})
+		if err != nil {
+			return err
+		}
+		owners := rewrite.ManagersOf(d, true)
+		changed, err := p.patch(ctx, i, patch)
+		if apierrors.IsConflict(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := p.putManagers(ctx, i, changed, owners); err != nil {
+			i.warn("the owners of its fields could not be put back: %s", err)
+		}
+		i.settle(v1alpha1.OutcomeRestored, "it existed: %s added; none of its subjects was taken away", subjectNames(missing))
+		return nil
+	}
+	return errors.New("it keeps changing while subjects are being added")
+}

@@ -1,0 +1,80 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/argocd"
+	"github.com/kubectl-backup/kubectl-backup/plugin/graph"
+	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+// watchers bounds how many workloads are watched at the same time.
+const watchers = 64
+
+var errNotHealthy = errors.New("not healthy in time")
+
+// waitHealthy waits until the restored workloads run, or the time is over. One
+// that does not run is there all the same: its line says so.
+func (p *Plan) waitHealthy(ctx context.Context) error {
+	if p.request.Timeout <= 0 {
+		return nil
+	}
+	waiting, cancel := context.WithTimeoutCause(ctx, p.request.Timeout, errNotHealthy)
+	defer cancel()
+	slots := make(chan struct{}, watchers)
+	var all sync.WaitGroup
+	for _, i := range p.items {
+		if i.line.Outcome != v1alpha1.OutcomeRestored || !runsForGood(i.saved) {
+			continue
+		}
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			p.awaitHealth(waiting, i)
+		})
+	}
+	all.Wait()
+	return ctx.Err()
+}
+
+// runsForGood says whether a workload is to be seen running. A Job may take
+// its time, and a CronJob runs nothing by itself.
+func runsForGood(r v1alpha1.Ref) bool {
+	return graph.IsWorkload(r) && r.Group != "batch"
+}
+
+func (p *Plan) awaitHealth(ctx context.Context, i *item) {
+	last := "nothing was seen of it"
+	err := p.request.Target.WaitFor(ctx, i.kind, i.ref.Namespace, i.ref.Name, func(o *object.Object) (bool, error) {
+		if o == nil {
+			return false, errors.New("it was deleted")
+		}
+		content, err := o.Content()
+		if err != nil {
+			return false, err
+		}
+		state, message, err := argocd.Health(content)
+		if err != nil {
+			return false, err
+		}
+		last = state
+		if message != "" {
+			last += ": " + message
+		}
+		if phase := section(content, "status")["phase"]; i.saved.Kind == "Pod" && (phase == "Running" || phase == "Succeeded") {
+			return true, nil
+		}
+		return state == "" || state == argocd.Healthy || state == argocd.Suspended, nil
+	})
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		i.settle(v1alpha1.OutcomeIncomplete, "created, but not healthy after %s: %s", p.request.Timeout, last)
+	default:
+		i.settle(v1alpha1.OutcomeIncomplete, "created, but not healthy: %s", fmt.Sprint(err))
+	}
+}

@@ -1,0 +1,637 @@
+package restore
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/graph"
+	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+	"github.com/kubectl-backup/kubectl-backup/plugin/rewrite"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+// item is one object of the backup on its way into the target. Its content is
+// not kept: it is read again when it is written.
+type item struct {
+	saved  v1alpha1.Ref
+	ref    v1alpha1.Ref // what it is called in the target
+	uid    string       // where it was saved
+	owners []object.Owner
+	kind   kube.Kind
+
+	line v1alpha1.ObjectLine
+	// digest is that of the content to be, without what a server assigns.
+	digest [sha256.Size]byte
+	// subjects is the list of a role binding whose subjects a rule changed.
+	subjects []any
+	// claimRef is the claim of a PersistentVolume, and volume the volume of a
+	// claim, by the names where they were saved.
+	claimRef v1alpha1.Ref
+	volume   string
+	classes  []rewrite.ClaimSpec
+
+	custom     bool // defined by a CustomResourceDefinition of the backup
+	keepStatus bool
+	hasStatus  bool
+	newVolume  bool // a claim that gets a volume made for it here
+	controlled bool // a built-in controller makes it from its owner
+	spare      bool // a namespace that was not asked for, used only if needed
+
+	// liveUID is the object's UID in the target, once it is there.
+	liveUID string
+	// made says that this restore created it.
+	made bool
+	// unfilled says that a claim's data is not in place.
+	unfilled bool
+}
+
+func (i *item) settle(o v1alpha1.Outcome, format string, args ...any) {
+	i.line.Outcome, i.line.Reason = o, fmt.Sprintf(format, args...)
+}
+
+func (i *item) warn(format string, args ...any) {
+	i.line.Warnings = append(i.line.Warnings, fmt.Sprintf(format, args...))
+}
+
+// Plan is what a restore would do, computed without writing anything.
+type Plan struct {
+	request Request
+	rules   rewrite.Rules
+	target  v1alpha1.Cluster
+	saved   *v1alpha1.Document // the report of the run that made the backup
+
+	items   []*item
+	bySaved map[v1alpha1.Ref]*item // by Ref.Key
+	byUID   map[string]*item
+	graph   *graph.Graph
+	waves   [][]v1alpha1.Ref // saved refs
+	defined map[kindKey]kube.Kind
+	volumes []*volumeItem
+
+	// missingNamespaces are needed and neither here nor in the backup.
+	missingNamespaces []string
+	liveNamespaces    map[string]bool
+	mentions          []string
+	warnings          []string
+	droppedStatus     map[string]int
+}
+
+type kindKey struct{ group, version, kind string }
+
+// Compute works out what a restore would do to every object and volume. An
+// error means that the restore must not begin.
+func Compute(ctx context.Context, r Request) (*Plan, error) {
+	if err := r.defaults(); err != nil {
+		return nil, err
+	}
+	p := &Plan{
+		request: r, rules: r.rules(), bySaved: map[v1alpha1.Ref]*item{}, byUID: map[string]*item{},
+		defined: map[kindKey]kube.Kind{}, liveNamespaces: map[string]bool{}, droppedStatus: map[string]int{},
+	}
+	var err error
+	if p.target, err = r.Target.Identity(ctx); err != nil {
+		return nil, fmt.Errorf("identify target cluster: %w", err)
+	}
+	if err := r.Target.Refresh(ctx); err != nil {
+		return nil, fmt.Errorf("read what the target serves: %w", err)
+	}
+	if p.saved, err = r.Repository.Document(ctx, *r.Record); err != nil {
+		return nil, err
+	}
+	if err := r.Repository.Check(ctx, *r.Record); err != nil {
+		return nil, err
+	}
+	if err := p.read(ctx); err != nil {
+		return nil, err
+	}
+	if len(p.items) == 0 {
+		return nil, fmt.Errorf("nothing in backup %s matches, so there is nothing to restore", r.Record.ID)
+	}
+	p.leaveToOwners()
+	p.leaveOldVolumes()
+	if err := p.checkNames(); err != nil {
+		return nil, err
+	}
+	if err := p.lookUp(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.planVolumes(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.checkClasses(ctx); err != nil {
+		return nil, err
+	}
+	p.order()
+	return p, nil
+}
+
+// order gives each object that is to be written its wave.
+func (p *Plan) order() {
+	var refs []v1alpha1.Ref
+	for _, i := range p.items {
+		if i.line.Outcome == v1alpha1.OutcomeCreate || i.line.Outcome == v1alpha1.OutcomeApply {
+			refs = append(refs, i.saved)
+		}
+	}
+	p.waves, _ = p.graph.Waves(refs)
+	for n, wave := range p.waves {
+		for _, ref := range wave {
+			p.bySaved[ref.Key()].line.Wave = n
+		}
+	}
+}
+
+// read takes every object of the backup in hand once, and keeps what decides
+// about it.
+func (p *Plan) read(ctx context.Context) error {
+	volumesOf := map[string]bool{} // PersistentVolumes that are in the backup
+	err := p.request.Repository.ObjectsOf(ctx, *p.request.Record, func(ref v1alpha1.Ref) bool {
+		return ref.Kind == "CustomResourceDefinition" || ref.Group == "" && ref.Kind == "PersistentVolume"
+	}, func(o *object.Object) error {
+		wanted, err := p.wanted(o)
+		if err != nil || !wanted {
+			return err
+		}
+		if o.Ref.Kind == "PersistentVolume" {
+			volumesOf[o.Ref.Name] = true
+			return nil
+		}
+		return p.define(o)
+	})
+	if err != nil {
+		return err
+	}
+	filled := map[v1alpha1.Ref]bool{}
+	for _, v := range p.saved.Volumes {
+		if v.Snapshot != "" && v.Ref.Kind == "PersistentVolumeClaim" {
+			filled[v.Ref.Key()] = true
+		}
+	}
+	used := map[string]bool{}
+	builder := graph.NewBuilder(graph.Options{})
+	err = p.request.Repository.ObjectsOf(ctx, *p.request.Record, nil, func(o *object.Object) error {
+		wanted, err := p.wanted(o)
+		if err != nil {
+			return err
+		}
+		if !wanted && !(o.Ref.Group == "" && o.Ref.Kind == "Namespace") {
+			return nil
+		}
+		i := &item{saved: o.Ref, uid: o.UID, owners: o.Owners, spare: !wanted}
+		if err := p.inspect(ctx, i, o, filled[o.Ref.Key()], volumesOf, used); err != nil {
+			return err
+		}
+		p.bySaved[o.Ref.Key()] = i
+		if o.UID != "" {
+			p.byUID[o.UID] = i
+		}
+		if i.spare {
+			return builder.Add(o)
+		}
+		p.items = append(p.items, i)
+		if o.Ref.Kind == "PersistentVolumeClaim" {
+			// A claim comes before the set that owns it: its data has to be in
+			// place first. The set takes it over again.
+			bare := *o
+			bare.Owners = nil
+			o = &bare
+		}
+		return builder.Add(o)
+	})
+	if err != nil {
+		return err
+	}
+	if p.graph, err = builder.Build(); err != nil {
+		return err
+	}
+	for _, rule := range p.rules.Names() {
+		if !used[rule] {
+			p.warnings = append(p.warnings, "the map of "+rule+" matches nothing in the backup")
+		}
+	}
+	return nil
+}
+
+func (p *Plan) wanted(o *object.Object) (bool, error) {
+	if p.request.Filter == nil {
+		return true, nil
+	}
+	ok, err := p.request.Filter(o)
+	if err != nil {
+		return false, fmt.Errorf("filter %s: %w", o.Ref, err)
+	}
+	return ok, nil
+}
+
+// define notes what a definition in the backup will make the target serve.
+func (p *Plan) define(o *object.Object) error {
+	content, err := o.Content()
+	if err != nil {
+		return err
+	}
+	defer o.Release()
+	spec := section(content, "spec")
+	names := section(spec, "names")
+	group, _ := spec["group"].(string)
+	kind, _ := names["kind"].(string)
+	plural, _ := names["plural"].(string)
+	versions, _ := spec["versions"].([]any)
+	for _, v := range versions {
+		version, _ := v.(map[string]any)
+		name, _ := version["name"].(string)
+		if served, _ := version["served"].(bool); !served {
+			continue
+		}
+		k := kube.Kind{Resource: plural, Namespaced: spec["scope"] == "Namespaced", Verbs: []string{"create", "get", "list"}}
+		k.GVK.Group, k.GVK.Version, k.GVK.Kind = group, name, kind
+		subresources := section(version, "subresources")
+		if subresources == nil {
+			subresources = section(spec, "subresources")
+		}
+		if _, ok := subresources["status"]; ok {
+			k.Subresources = []string{"status"}
+		}
+		p.defined[kindKey{group, name, kind}] = k
+	}
+	return nil
+}
+
+func section(m map[string]any, key string) map[string]any {
+	child, _ := m[key].(map[string]any)
+	return child
+}
+
+// inspect decides about one object as far as it alone can tell.
+func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bool, volumes, used map[string]bool) error {
+	i.line.Ref = o.Ref
+	reason, generated := object.MadeByCluster(o)
+	if generated {
+		// Whether an owner brings it back depends on whether the owner comes
+		// back, so that is decided later.
+		bare := *o
+		bare.Owners = nil
+		if bareReason, alone := object.MadeByCluster(&bare); alone {
+			reason = bareReason
+		} else {
+			i.controlled, generated = true, false
+		}
+	}
+	defer o.Release()
+	d, err := rewrite.Decode(o)
+	if err != nil {
+		return err
+	}
+	_, i.hasStatus = d.Content["status"]
+	changes, mentions, err := p.rules.Apply(d)
+	if err != nil {
+		return err
+	}
+	i.ref = d.NewRef()
+	i.line.Ref = i.ref
+	if generated {
+		i.settle(v1alpha1.OutcomeSkipped, "%s", reason)
+		return nil
+	}
+	if why := ended(i, d.Content); why != "" {
+		i.settle(v1alpha1.OutcomeSkipped, "%s", why)
+		return nil
+	}
+	if to, ok := p.request.StorageClasses[o.Ref.Name]; ok && o.Ref.Group == "storage.k8s.io" && o.Ref.Kind == "StorageClass" {
+		i.settle(v1alpha1.OutcomeSkipped, "its claims are mapped to storage class %s", to)
+		return nil
+	}
+	if err := p.resolveKind(ctx, i); err != nil {
+		return err
+	}
+	for _, c := range changes {
+		used[c.Rule] = true
+	}
+	if !i.spare {
+		for _, m := range mentions {
+			p.mentions = append(p.mentions, i.ref.String()+": "+m)
+		}
+	}
+	spec := section(d.Content, "spec")
+	switch {
+	case o.Ref.Group == "" && o.Ref.Kind == "PersistentVolumeClaim":
+		i.volume, _ = spec["volumeName"].(string)
+		i.newVolume = filled || i.volume == "" || !volumes[i.volume]
+	case o.Ref.Group == "" && o.Ref.Kind == "PersistentVolume":
+		ref := section(spec, "claimRef")
+		i.claimRef = v1alpha1.Ref{Kind: "PersistentVolumeClaim"}
+		i.claimRef.Name, _ = ref["name"].(string)
+		i.claimRef.Namespace, _ = section(sectionOf(o, "spec"), "claimRef")["namespace"].(string)
+	case o.Ref.Group == "rbac.authorization.k8s.io":
+		if slices.ContainsFunc(changes, func(c rewrite.Change) bool { return strings.HasPrefix(c.Field, "subjects") }) {
+			i.subjects, _ = d.Content["subjects"].([]any)
+		}
+	}
+	if i.newVolume || graph.IsWorkload(o.Ref) {
+		i.classes = rewrite.ClaimSpecs(d)
+	}
+	if i.hasStatus && !i.keepStatus && i.custom && !p.request.RestoreStatus && !i.spare {
+		p.droppedStatus[kindName(i.saved)]++
+	}
+	i.line.Warnings = append(i.line.Warnings, rewrite.Clean(d, p.cleanOptions(i, true))...)
+	i.digest, err = digest(d)
+	if err != nil || i.line.Outcome == v1alpha1.OutcomeFailed {
+		return err
+	}
+	i.settle(v1alpha1.OutcomeCreate, "%s", summary(changes))
+	return nil
+}
+
+func sectionOf(o *object.Object, key string) map[string]any {
+	content, err := o.Content()
+	if err != nil {
+		return nil
+	}
+	return section(content, key)
+}
+
+func kindName(r v1alpha1.Ref) string {
+	if r.Group == "" {
+		return r.Kind
+	}
+	return r.Kind + "." + r.Group
+}
+
+// summary says what the rules change, shortly.
+func summary(changes []rewrite.Change) string {
+	if len(changes) == 0 {
+		return "not in the target"
+	}
+	var parts []string
+	for n, c := range changes {
+		if n == 4 {
+			parts = append(parts, fmt.Sprintf("and %d more", len(changes)-n))
+			break
+		}
+		parts = append(parts, c.String())
+	}
+	return "not in the target; changed: " + strings.Join(parts, ", ")
+}
+
+// cleanOptions are those that an object is cleaned with: for comparison what
+// binds a claim to its volume never counts.
+func (p *Plan) cleanOptions(i *item, compare bool) rewrite.CleanOptions {
+	return rewrite.CleanOptions{
+		KeepNodePorts: p.request.KeepNodePorts, KeepStatus: i.keepStatus,
+		NewVolume: i.newVolume || compare && i.saved.Group == "" && i.saved.Kind == "PersistentVolumeClaim",
+	}
+}
+
+// digest stands for what a cleaned draft says. Owners do not count: their UIDs
+// differ between clusters.
+func digest(d *rewrite.Draft) ([sha256.Size]byte, error) {
+	delete(section(d.Content, "metadata"), "ownerReferences")
+	raw, err := d.Encode()
+	if err != nil {
+		return [sha256.Size]byte{}, err
+	}
+	return sha256.Sum256(raw), nil
+}
+
+// ended says why an object that did its work must not do it again.
+func ended(i *item, content map[string]any) string {
+	status := section(content, "status")
+	switch {
+	case i.saved.Group == "" && i.saved.Kind == "Pod":
+		labels := section(section(content, "metadata"), "labels")
+		if labels[kube.LabelTemporary] == "true" {
+			return "a backup run made it for itself"
+		}
+		if phase, _ := status["phase"].(string); !i.controlled && (phase == "Succeeded" || phase == "Failed") {
+			return "it had ended (" + phase + "); starting it again would repeat its work"
+		}
+	case i.saved.Group == "batch" && i.saved.Kind == "Job":
+		conditions, _ := status["conditions"].([]any)
+		for _, c := range conditions {
+			m, _ := c.(map[string]any)
+			if t, _ := m["type"].(string); m["status"] == "True" && (t == "Complete" || t == "Failed") {
+				return "it had ended (" + t + "); starting it again would repeat its work"
+			}
+		}
+	}
+	return ""
+}
+
+// resolveKind finds how the target serves the object's kind, at exactly its
+// version: another version may need a conversion.
+func (p *Plan) resolveKind(ctx context.Context, i *item) error {
+	key := kindKey{i.saved.Group, i.saved.Version, i.saved.Kind}
+	defined, custom := p.defined[key]
+	k, err := p.request.Target.FindKind(ctx, key.group, key.version, key.kind)
+	var missing *kube.NotServedError
+	switch {
+	case err == nil:
+	case !errors.As(err, &missing):
+		return fmt.Errorf("find kind of %s: %w", i.saved, err)
+	case custom:
+		k = defined
+	default:
+		i.settle(v1alpha1.OutcomeFailed, "version not served here: %s", missing)
+		return nil
+	}
+	if !k.Can("create") {
+		i.settle(v1alpha1.OutcomeFailed, "the target does not let anybody create %s", k)
+		return nil
+	}
+	i.kind, i.custom = k, custom
+	i.keepStatus = !k.Has("status")
+	return nil
+}
+
+// leaveToOwners leaves what a controller makes to it, where its owner comes
+// back. Where it does not, the object is restored for itself.
+func (p *Plan) leaveToOwners() {
+	var back func(i *item, depth int) bool
+	back = func(i *item, depth int) bool {
+		if i.line.Outcome == v1alpha1.OutcomeCreate && i.controlled && depth < 8 {
+			owner := p.controllerOf(i)
+			switch {
+			case owner == nil:
+			case back(owner, depth+1):
+				i.settle(v1alpha1.OutcomeLeftToOwner, "%s makes it again", owner.ref)
+			case owner.line.Outcome == v1alpha1.OutcomeSkipped:
+				i.settle(v1alpha1.OutcomeSkipped, "it belongs to %s, which is left out: %s", owner.ref, owner.line.Reason)
+			}
+		}
+		return i.line.Outcome == v1alpha1.OutcomeCreate || i.line.Outcome == v1alpha1.OutcomeLeftToOwner
+	}
+	for _, i := range p.items {
+		back(i, 0)
+	}
+}
+
+func (p *Plan) controllerOf(i *item) *item {
+	for _, o := range i.owners {
+		if o.Controller {
+			return p.byUID[o.UID]
+		}
+	}
+	return nil
+}
+
+// leaveOldVolumes leaves out the volumes whose claims get new ones, and the
+// claims that a pod makes for itself.
+func (p *Plan) leaveOldVolumes() {
+	for _, i := range p.items {
+		if i.line.Outcome != v1alpha1.OutcomeCreate {
+			continue
+		}
+		switch {
+		case i.claimRef.Name != "":
+			if claim := p.bySaved[i.claimRef.Key()]; claim != nil && claim.newVolume {
+				i.settle(v1alpha1.OutcomeSkipped, "%s gets a new volume here", claim.ref)
+			}
+		case i.saved.Kind == "PersistentVolumeClaim" && i.saved.Group == "":
+			if owner := p.controllerOf(i); owner != nil && owner.saved.Kind == "Pod" &&
+				(owner.line.Outcome == v1alpha1.OutcomeLeftToOwner || owner.line.Outcome == v1alpha1.OutcomeCreate) {
+				i.settle(v1alpha1.OutcomeLeftToOwner, "%s makes it for itself", owner.ref)
+			}
+		}
+	}
+}
+
+// checkNames refuses a map that sends two objects to one name.
+func (p *Plan) checkNames() error {
+	seen := map[v1alpha1.Ref]*item{}
+	for _, i := range p.items {
+		if i.line.Outcome != v1alpha1.OutcomeCreate {
+			continue
+		}
+		other := seen[i.ref.Key()]
+		if other == nil {
+			seen[i.ref.Key()] = i
+			continue
+		}
+		if i.saved.Group == "" && i.saved.Kind == "Namespace" {
+			i.settle(v1alpha1.OutcomeSkipped, "namespaces %s and %s go to the same one; the labels are those of the first", other.saved.Name, i.saved.Name)
+			continue
+		}
+		return fmt.Errorf("%s and %s of the backup would both become %s (hint: map one of the namespaces to another name)", other.saved, i.saved, i.ref)
+	}
+	return nil
+}
+
+// checkClasses sees to it that every storage class that the restore asks for
+// is there.
+func (p *Plan) checkClasses(ctx context.Context) error {
+	wanted := len(p.request.StorageClasses) > 0
+	for _, i := range p.items {
+		wanted = wanted || i.line.Outcome == v1alpha1.OutcomeCreate && len(i.classes) > 0
+	}
+	if !wanted {
+		return nil
+	}
+	k, err := p.request.Target.FindKind(ctx, "storage.k8s.io", "", "StorageClass")
+	if err != nil {
+		return fmt.Errorf("look for storage classes: %w", err)
+	}
+	have := map[string]bool{}
+	hasDefault := false
+	_, err = p.request.Target.List(ctx, k, kube.ListOptions{}, func(o *object.Object) error {
+		have[o.Ref.Name] = true
+		for _, key := range [...]string{"storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"} {
+			hasDefault = hasDefault || o.Annotations[key] == "true"
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("look for storage classes: %w", err)
+	}
+	var names []string
+	for name := range have {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	hint := fmt.Sprintf("(the target has: %s; hint: map it with --map-storage-class)", strings.Join(names, ", "))
+	if len(names) == 0 {
+		hint = "(the target has none)"
+	}
+	for _, i := range p.items {
+		if i.saved.Kind == "StorageClass" && i.line.Outcome == v1alpha1.OutcomeCreate {
+			have[i.ref.Name] = true
+		}
+	}
+	for from, to := range p.request.StorageClasses {
+		if !have[to] {
+			return fmt.Errorf("storage class %s, which %s is mapped to, is not in the target %s", to, from, hint)
+		}
+	}
+	for _, i := range p.items {
+		if i.line.Outcome != v1alpha1.OutcomeCreate {
+			continue
+		}
+		for _, c := range i.classes {
+			problem := ""
+			switch {
+			case c.Class == nil && !hasDefault:
+				problem = "it names no storage class, and the target has no default one"
+			case c.Class != nil && *c.Class != "" && !have[*c.Class]:
+				problem = fmt.Sprintf("storage class %s is not in the target", *c.Class)
+			}
+			switch {
+			case problem == "":
+			case i.newVolume:
+				return fmt.Errorf("%s: %s %s", i.ref, problem, hint)
+			default:
+				i.warn("%s: %s; claims that it makes will wait", c.Path, problem)
+			}
+		}
+	}
+	return nil
+}
+
+// ask has the server judge each object that would be created.
+func (p *Plan) ask(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(p.request.Workers)
+	want := map[v1alpha1.Ref]bool{}
+	for _, i := range p.items {
+		if i.line.Outcome == v1alpha1.OutcomeCreate {
+			want[i.saved.Key()] = true
+		}
+	}
+	err := p.request.Repository.ObjectsOf(ctx, *p.request.Record, func(r v1alpha1.Ref) bool { return want[r] }, func(o *object.Object) error {
+		i := p.bySaved[o.Ref.Key()]
+		group.Go(func() error {
+			switch {
+			case i.kind.Namespaced && !p.liveNamespaces[i.ref.Namespace]:
+				i.line.Reason += "; not asked of the server: its namespace is not there yet"
+				return nil
+			case i.custom:
+				if _, err := p.request.Target.FindKind(ctx, i.kind.GVK.Group, i.kind.GVK.Version, i.kind.GVK.Kind); err != nil {
+					i.line.Reason += "; not asked of the server: its definition is not there yet"
+					return nil
+				}
+			}
+			d, _, err := p.prepare(i, o)
+			if err != nil {
+				return err
+			}
+			raw, err := d.Encode()
+			if err != nil {
+				return err
+			}
+			_, err = p.request.Target.Create(ctx, i.kind, i.ref.Namespace, raw, kube.WriteOptions{DryRun: true, Warn: func(w string) { i.warn("%s", w) }})
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err != nil {
+				i.settle(v1alpha1.OutcomeFailed, "the server would refuse it: %s", err)
+			}
+			return nil
+		})
+		return nil
+	})
+	return errors.Join(err, group.Wait())
+}

@@ -1,0 +1,126 @@
+// Package restore brings a backup back into a cluster: the same one or
+// another, under other namespaces and storage classes where told.
+//
+// It works out first what would happen to every object (Compute), and only
+// then writes: namespaces, definitions, configuration, claims with their data,
+// workloads, in the waves of the graph. What exists already is never
+// overwritten; it is reported, and the result is then not Complete.
+//
+// It does not decide which backup (the caller gives a record), does not delete
+// or replace what exists, converts no versions, and keeps no journal: a
+// restore that was interrupted is run again, and finds what is there equal.
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
+	"github.com/kubectl-backup/kubectl-backup/plugin/rewrite"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+// Values of Request.DryRun.
+const (
+	DryRunNone   = "none"
+	DryRunClient = "client"
+	DryRunServer = "server"
+)
+
+// Progress is told about one volume: total is in bytes, 0 where unknown. add
+// is called with bytes as they leave, done once at the end. It is used from
+// several goroutines.
+type Progress func(name string, total int64) (add func(int64), done func(error))
+
+// Request says what to restore, where to and how.
+type Request struct {
+	Target     *kube.Cluster
+	Repository *repository.Repository
+	Record     *repository.Record
+	// Remote and ToolVersion are shown in the report.
+	Remote      string
+	ToolVersion string
+	// Filter says which objects of the backup are wanted; nil means all.
+	Filter func(*object.Object) (bool, error)
+	// Namespaces and StorageClasses map names of the backup to names here.
+	Namespaces     map[string]string
+	StorageClasses map[string]string
+	// DryRun is none (or empty), client or server.
+	DryRun string
+	// KeepNodePorts keeps the node ports of Services.
+	KeepNodePorts bool
+	// RestoreStatus writes status through the subresource of that name.
+	RestoreStatus bool
+	// Image holds this program, for the pods that put data into volumes.
+	Image string
+	// Parallel is how many volumes are filled at once; 0 means 4.
+	Parallel int
+	// Workers is how many objects are written at once; 0 means 16.
+	Workers int
+	// Timeout bounds the wait for workloads to become healthy after all is
+	// written; 0 means not to wait.
+	Timeout  time.Duration
+	Progress Progress
+}
+
+func (r *Request) rules() rewrite.Rules {
+	return rewrite.Rules{Namespaces: r.Namespaces, StorageClasses: r.StorageClasses}
+}
+
+func (r *Request) task(name string, total int64) (func(int64), func(error)) {
+	if r.Progress == nil {
+		return func(int64) {}, func(error) {}
+	}
+	return r.Progress(name, total)
+}
+
+func (r *Request) defaults() error {
+	if r.Parallel <= 0 {
+		r.Parallel = 4
+	}
+	if r.Workers <= 0 {
+		r.Workers = 16
+	}
+	switch r.DryRun {
+	case "", DryRunNone, DryRunClient, DryRunServer:
+	default:
+		return fmt.Errorf("dry run %q: use none, client or server", r.DryRun)
+	}
+	if r.Record == nil || r.Target == nil || r.Repository == nil {
+		return errors.New("a restore needs a backup, its repository and a target cluster")
+	}
+	return nil
+}
+
+// Run computes the plan of a restore and, unless it is a dry run, does what
+// the plan says. The report is there also when something could not be brought
+// back. An error means that nothing was written, or that the work was ended in
+// the middle; then the report, where there is one, says how far it came.
+func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
+	started := time.Now()
+	p, err := Compute(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if r.DryRun == DryRunClient || r.DryRun == DryRunServer {
+		if r.DryRun == DryRunServer {
+			if err := p.ask(ctx); err != nil {
+				return nil, err
+			}
+		}
+		return p.Document(), nil
+	}
+	err = p.execute(ctx)
+	d := p.Document()
+	d.Kind = "RestoreReport"
+	d.Started, d.Seconds = started.UTC().Format(time.RFC3339Nano), time.Since(started).Seconds()
+	if err != nil {
+		d.Error, d.Result, d.ExitCode = err.Error(), v1alpha1.ResultFailed, 1
+		return d, err
+	}
+	return d, nil
+}

@@ -1,0 +1,280 @@
+package restore
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
+	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+	"github.com/kubectl-backup/kubectl-backup/plugin/volume"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+// Ways by which bytes reach a volume, as reports name them.
+const (
+	methodHelper    = "HelperPod"
+	methodInit      = "InitContainer"
+	methodEphemeral = "EphemeralContainer"
+)
+
+// volumeItem is one volume of the backup on its way into the target.
+type volumeItem struct {
+	line v1alpha1.VolumeLine
+	// owner is the claim, or for a volume of a pod the workload.
+	owner    *item
+	snapshot string
+}
+
+func (v *volumeItem) settle(o v1alpha1.Outcome, format string, args ...any) {
+	v.line.Outcome, v.line.Reason = o, fmt.Sprintf(format, args...)
+}
+
+func (v *volumeItem) name() string {
+	if v.line.Ref.Kind == "PersistentVolumeClaim" {
+		return v.line.Ref.Namespace + "/" + v.line.Ref.Name
+	}
+	return v.line.Ref.Namespace + "/" + v.line.Ref.Name + "/" + v.line.Volume
+}
+
+// planVolumes decides about each volume that the backup has a line for and
+// whose claim or workload is being restored.
+func (p *Plan) planVolumes(ctx context.Context) error {
+	data := 0
+	for _, saved := range p.saved.Volumes {
+		v := &volumeItem{line: saved, snapshot: saved.Snapshot}
+		v.line.Ref.Namespace = p.rules.Namespace(saved.Ref.Namespace)
+		v.line.Method, v.line.Stored, v.line.Seconds, v.line.Issues, v.line.Warnings = "", 0, 0, nil, nil
+		v.line.StorageClass = mapped(p.request.StorageClasses, saved.StorageClass)
+		owner := saved.Ref
+		if saved.Ref.Kind != "PersistentVolumeClaim" && saved.Workload != nil {
+			owner = *saved.Workload
+			w := *saved.Workload
+			w.Namespace = p.rules.Namespace(w.Namespace)
+			v.line.Workload = &w
+		}
+		v.owner = p.bySaved[owner.Key()]
+		if v.owner == nil || v.owner.spare {
+			continue // neither it nor what uses it was asked for
+		}
+		p.volumes = append(p.volumes, v)
+		if err := p.planVolume(ctx, v, saved); err != nil {
+			return err
+		}
+		if v.line.Outcome == v1alpha1.OutcomeCreate {
+			data++
+		}
+	}
+	if data > 0 && p.request.Image == "" {
+		return fmt.Errorf("the backup holds the data of %d volume(s), and there is no image to put it in place with (hint: name one that has this program in it, with --mover-image)", data)
+	}
+	return nil
+}
+
+func mapped(m map[string]string, name string) string {
+	if to, ok := m[name]; ok {
+		return to
+	}
+	return name
+}
+
+func (p *Plan) planVolume(ctx context.Context, v *volumeItem, saved v1alpha1.VolumeLine) error {
+	claim := saved.Ref.Kind == "PersistentVolumeClaim"
+	switch o := v.owner.line.Outcome; {
+	case saved.Snapshot == "" && (saved.Outcome == v1alpha1.OutcomeSkipped || saved.Outcome == v1alpha1.OutcomeLeftToOwner):
+		v.settle(v1alpha1.OutcomeSkipped, "it was not saved: %s", saved.Reason)
+	case saved.Snapshot == "":
+		v.settle(v1alpha1.OutcomeFailed, "the backup does not hold its data: %s", saved.Reason)
+	case o == v1alpha1.OutcomeCreate:
+		v.settle(v1alpha1.OutcomeCreate, "its data would be put in place")
+	case claim && (o == v1alpha1.OutcomeUnchanged || o == v1alpha1.OutcomeConflict):
+		user, err := p.userOf(ctx, v.owner.ref)
+		if err != nil {
+			return err
+		}
+		v.settle(v1alpha1.OutcomeConflict, "not restored: the claim exists%s, and what is in it is left alone", user)
+	case o == v1alpha1.OutcomeUnchanged || o == v1alpha1.OutcomeConflict:
+		v.settle(v1alpha1.OutcomeConflict, "not restored: %s exists, and its pods keep what they have", v.owner.ref)
+	case o == v1alpha1.OutcomeLeftToOwner && claim:
+		v.settle(v1alpha1.OutcomeFailed, "its claim is made anew (%s), and its data cannot be put into it", v.owner.line.Reason)
+	case o == v1alpha1.OutcomeLeftToOwner:
+		v.settle(v1alpha1.OutcomeFailed, "%s is left to its owner, and the data cannot be put into its pods", v.owner.ref)
+	default:
+		v.settle(o, "%s: %s", v.owner.ref, v.owner.line.Reason)
+	}
+	return nil
+}
+
+// userOf says which pod uses a claim that exists.
+func (p *Plan) userOf(ctx context.Context, claim v1alpha1.Ref) (string, error) {
+	k, err := p.request.Target.FindKind(ctx, "", "v1", "Pod")
+	if err != nil {
+		return "", err
+	}
+	user := ""
+	_, err = p.request.Target.List(ctx, k, kube.ListOptions{Namespace: claim.Namespace}, func(o *object.Object) error {
+		defer o.Release()
+		content, err := o.Content()
+		if err != nil || user != "" {
+			return err
+		}
+		volumes, _ := section(content, "spec")["volumes"].([]any)
+		for _, v := range volumes {
+			m, _ := v.(map[string]any)
+			if section(m, "persistentVolumeClaim")["claimName"] == claim.Name {
+				user = " (in use by pod " + o.Ref.Name + ")"
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("look for the users of claim %s: %w", claim.Name, err)
+	}
+	return user, nil
+}
+
+// fillClaims puts the data into the claims that a wave made.
+func (p *Plan) fillClaims(ctx context.Context, wave []v1alpha1.Ref) error {
+	in := map[*item]bool{}
+	for _, r := range wave {
+		in[p.bySaved[r.Key()]] = true
+	}
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(p.request.Parallel)
+	for _, v := range p.volumes {
+		if v.line.Outcome != v1alpha1.OutcomeCreate || !in[v.owner] || v.line.Ref.Kind != "PersistentVolumeClaim" {
+			continue
+		}
+		group.Go(func() error {
+			err := p.fillClaim(gctx, v)
+			if gctx.Err() != nil {
+				err = context.Cause(gctx)
+			} else if err == nil {
+				return nil
+			}
+			p.withdraw(ctx, v, err)
+			return gctx.Err()
+		})
+	}
+	return group.Wait()
+}
+
+func (p *Plan) fillClaim(ctx context.Context, v *volumeItem) error {
+	if !v.owner.made {
+		return fmt.Errorf("its claim was not created: %s", v.owner.line.Reason)
+	}
+	if v.line.VolumeMode == "Block" {
+		return errors.New("raw block volumes cannot be filled yet")
+	}
+	pod := mover.Pod(v.owner.ref.Namespace, p.request.Image, v.owner.ref.Name, false)
+	pod.Labels[kube.LabelRun] = p.request.Record.ID
+	return mover.With(ctx, p.request.Target, pod, func(name string) error {
+		return p.receive(ctx, v, methodHelper, kube.ExecOptions{Namespace: pod.Namespace, Pod: name, Container: "mover"}, mover.Root)
+	})
+}
+
+// withdraw fails a volume and takes back the claim that this restore had made
+// for it: nothing has used it, and half of its data is worse than none. Whoever
+// restores again finds no claim in the way.
+func (p *Plan) withdraw(ctx context.Context, v *volumeItem, cause error) {
+	v.settle(v1alpha1.OutcomeFailed, "its data could not be put in place: %s", cause)
+	v.owner.unfilled = true
+	if !v.owner.made {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	err := p.request.Target.Delete(ctx, v.owner.kind, v.owner.ref.Namespace, v.owner.ref.Name, kube.DeleteOptions{UID: v.owner.liveUID})
+	if err != nil {
+		v.owner.settle(v1alpha1.OutcomeFailed, "created, but not filled; it could not be taken back (delete it before another try): %s", err)
+		return
+	}
+	v.owner.settle(v1alpha1.OutcomeFailed, "taken back, because its data could not be put in place")
+}
+
+// receive sends a volume of the backup into a folder of a waiting mover. A
+// stream that broke is sent again from its beginning.
+func (p *Plan) receive(ctx context.Context, v *volumeItem, method string, where kube.ExecOptions, root string) error {
+	started := time.Now()
+	add, done := p.request.task(v.name(), v.line.Bytes)
+	where.Command = []string{mover.Program, "mover", "receive", "--root", root, "--extra", "remove"}
+	var report volume.Report
+	var err error
+	for n := 1; n <= 3; n++ {
+		report, err = p.send(ctx, v.snapshot, where, add)
+		if err == nil || ctx.Err() != nil || !errors.Is(err, kube.ErrStreamEnded) {
+			break
+		}
+		if err := wait(ctx, 2*n); err != nil {
+			break
+		}
+	}
+	done(err)
+	if err != nil {
+		return err
+	}
+	v.line.Method = method
+	v.line.Files, v.line.Bytes, v.line.Seconds = report.Files, report.Bytes, time.Since(started).Seconds()
+	for _, i := range report.Issues {
+		v.line.Issues = append(v.line.Issues, i.String())
+	}
+	if report.Lost() {
+		v.settle(v1alpha1.OutcomeIncomplete, "some of its files are not, or not wholly, in place; see its issues")
+		return nil
+	}
+	v.settle(v1alpha1.OutcomeRestored, "its data is in place")
+	return nil
+}
+
+// send runs the receiver once. The receiver's own report is what says that
+// everything arrived: an exit status alone can be lost on the way.
+func (p *Plan) send(ctx context.Context, snapshot string, where kube.ExecOptions, add func(int64)) (volume.Report, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	pr, pw := io.Pipe()
+	sent := make(chan error, 1)
+	go func() {
+		err := p.request.Repository.ReadVolume(ctx, *p.request.Record, snapshot, volume.NewEncoder(&counter{pw, add}))
+		pw.CloseWithError(err)
+		sent <- err
+	}()
+	var out bytes.Buffer
+	where.Stdin, where.Stdout, where.Stderr = pr, &out, io.Discard
+	err := p.request.Target.Exec(ctx, where)
+	pr.CloseWithError(errReceiverEnded)
+	sendErr := <-sent
+	if sendErr != nil && !errors.Is(sendErr, errReceiverEnded) {
+		return volume.Report{}, sendErr
+	}
+	if err != nil {
+		return volume.Report{}, err
+	}
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	var report volume.Report
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &report); err != nil {
+		return report, fmt.Errorf("the receiver in pod %s gave no report: %w", where.Pod, kube.ErrStreamEnded)
+	}
+	return report, sendErr
+}
+
+var errReceiverEnded = errors.New("the receiver ended before it had everything")
+
+// counter reports the bytes that pass.
+type counter struct {
+	w   io.Writer
+	add func(int64)
+}
+
+func (c *counter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.add(int64(n))
+	return n, err
+}
