@@ -148,7 +148,7 @@ func (o *restoreOptions) Run(ctx context.Context, id string) error {
 	progress := ui.NewProgress(o.env.ErrOut, isTerminal(o.env.ErrOut))
 	defer progress.Close()
 	request := restore.Request{
-		Target: target, Repository: repo, Record: record, Remote: s.remote.Name, ToolVersion: Version(),
+		Target: target, Repository: repo, Record: &record, Remote: s.remote.Name, ToolVersion: Version(),
 		Namespaces: o.namespaces, StorageClasses: o.storageClasses, DryRun: o.dryRun.value,
 		KeepNodePorts: o.keepNodePorts, RestoreStatus: o.restoreStatus,
 		Image: moverImage(o.image, nil), Parallel: o.parallel, Timeout: o.timeout, Progress: progress.Task,
