@@ -18,12 +18,9 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
   password=()
   if [ -n "${POSTGRES_PASSWORD:-}" ]; then
     method=scram-sha-256
-    # A real file: initdb opens it after it has closed what it inherited.
-    password=(--pwfile="$(umask 077 && mktemp)")
-    printf '%s\n' "$POSTGRES_PASSWORD" >"${password[0]#--pwfile=}"
+    password=(--pwfile=/dev/stdin)
   fi
-  initdb --pgdata="$PGDATA" --username=postgres --no-locale --encoding=UTF8 --auth-local=trust --auth-host="$method" "${password[@]}"
-  if [ -n "${password[*]}" ]; then rm -f "${password[0]#--pwfile=}"; fi
+  initdb --pgdata="$PGDATA" --no-sync --username=postgres --no-locale --encoding=UTF8 --auth-local=trust --auth-host="$method" "${password[@]}" <<<"${POSTGRES_PASSWORD:-}"
   echo "host all all all $method" >>"$PGDATA/pg_hba.conf"
   if [ -n "${POSTGRES_DB:-}" ] && [ "$POSTGRES_DB" != postgres ]; then
     echo "CREATE DATABASE \"$POSTGRES_DB\"" | postgres --single -D "$PGDATA" postgres >/dev/null
