@@ -73,6 +73,7 @@ type inventory struct {
 	matched    map[string]int
 	undecided  []v1alpha1.ObjectLine
 	absent     map[v1alpha1.Ref]string // referred to, and why it is not here
+	made       map[v1alpha1.Ref]string // not selected, and made by the cluster itself
 	unread     []v1alpha1.UnreadKind
 	warnings   []string
 	pods       map[v1alpha1.Ref]*pod
@@ -93,6 +94,7 @@ func newInventory(r Request, sel *selector.Selector) *inventory {
 		refs:       map[v1alpha1.Ref]v1alpha1.Ref{},
 		matched:    map[string]int{},
 		absent:     map[v1alpha1.Ref]string{},
+		made:       map[v1alpha1.Ref]string{},
 		pods:       map[v1alpha1.Ref]*pod{},
 		claims:     map[v1alpha1.Ref]*claim{},
 	}
@@ -234,10 +236,26 @@ func (inv *inventory) visit(ctx context.Context, o *object.Object) error {
 		inv.undecided = append(inv.undecided, v1alpha1.ObjectLine{Ref: o.Ref, Outcome: v1alpha1.OutcomeUndecided, Reason: decision.Err.Error()})
 	}
 	inv.mu.Unlock()
-	if keep && inv.r.Keep != nil {
+	if !keep {
+		inv.noteMade(o)
+	} else if inv.r.Keep != nil {
 		return inv.r.Keep(ctx, o)
 	}
 	return nil
+}
+
+// noteMade remembers an object that nobody selected and that the cluster made
+// by itself: it is not saved even where something refers to it. What a
+// controller owns is not meant: that is left to its owner by name.
+func (inv *inventory) noteMade(o *object.Object) bool {
+	reason, made := object.MadeByCluster(o)
+	if _, owned := o.Controller(); !made || owned {
+		return false
+	}
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	inv.made[o.Ref.Key()] = reason
+	return true
 }
 
 // remember notes what later steps need to know of an object: its references,

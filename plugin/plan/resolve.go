@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -27,16 +28,17 @@ func (inv *inventory) resolve(ctx context.Context) (*graph.Graph, *graph.Closure
 	}
 	mode := graph.Mode(cmp.Or(inv.r.Policy.Spec.Dependencies, string(graph.Include)))
 	for range rounds {
-		g, err := inv.builder.Build()
-		if err != nil {
-			return nil, nil, err
-		}
+		g, declared := inv.builder.Build()
 		closure := g.Closure(selected, mode)
-		if mode == graph.Ignore {
-			return g, closure, nil
+		var wanted []v1alpha1.Ref
+		if mode != graph.Ignore {
+			wanted = inv.wanted(closure)
 		}
-		wanted := inv.wanted(closure)
+		wanted = append(wanted, inv.wantedEnds(declared)...)
 		if len(wanted) == 0 {
+			if declared != nil {
+				return nil, nil, v1alpha1.Usagef("policy %s: %w", policyName(inv.r.Policy), declared)
+			}
 			if err := inv.keepRest(ctx, closure); err != nil {
 				return nil, nil, err
 			}
@@ -52,22 +54,71 @@ func (inv *inventory) resolve(ctx context.Context) (*graph.Graph, *graph.Closure
 // wanted are the references to objects that nobody has looked for yet.
 func (inv *inventory) wanted(c *graph.Closure) []v1alpha1.Ref {
 	set := map[v1alpha1.Ref]bool{}
-	for _, e := range c.Missing {
-		key := e.To.Key()
-		gk := schema.GroupKind{Group: key.Group, Kind: key.Kind}
-		kind, served := inv.kinds[gk]
-		switch {
-		case inv.absent[key] != "" || set[key]:
-		case !served:
-			inv.absent[key] = "this cluster serves no kind " + gk.String()
-		case inv.complete(kind, key):
-			inv.absent[key] = "it does not exist"
-		default:
-			set[key] = true
+	for _, e := range c.Unseen {
+		inv.want(set, e.To.Key())
+	}
+	for _, m := range c.Members {
+		// What defines a custom resource is found by the name of its resource,
+		// which stands in discovery and nowhere in the object. A group with a
+		// dot may be the server's own; then there is no definition.
+		gk := schema.GroupKind{Group: m.Ref.Group, Kind: m.Ref.Kind}
+		if k, served := inv.kinds[gk]; served && strings.Contains(gk.Group, ".") {
+			inv.want(set, v1alpha1.Ref{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition", Name: k.Resource + "." + gk.Group})
 		}
 	}
 	return slices.SortedFunc(maps.Keys(set), v1alpha1.Ref.Compare)
 }
+
+// want adds a reference to set, unless it is known already what became of it.
+func (inv *inventory) want(set map[v1alpha1.Ref]bool, key v1alpha1.Ref) {
+	gk := schema.GroupKind{Group: key.Group, Kind: key.Kind}
+	kind, served := inv.kinds[gk]
+	_, seen := inv.refs[key]
+	switch {
+	case seen || inv.absent[key] != "" || set[key]:
+	case !served:
+		inv.absent[key] = "this cluster serves no kind " + gk.String()
+	case inv.complete(kind, key):
+		inv.absent[key] = doesNotExist
+	default:
+		set[key] = true
+	}
+}
+
+// wantedEnds are the ends of declared edges that may exist although they were
+// not listed.
+func (inv *inventory) wantedEnds(err error) []v1alpha1.Ref {
+	set := map[v1alpha1.Ref]bool{}
+	for _, e := range joined(err) {
+		var edge *graph.DeclaredEdgeError
+		if !errors.As(e, &edge) {
+			continue
+		}
+		for gk, k := range inv.kinds {
+			if gk.Kind != edge.End.Kind || edge.End.Group != "" && gk.Group != edge.End.Group {
+				continue
+			}
+			key := v1alpha1.Ref{Group: gk.Group, Kind: gk.Kind, Name: edge.End.Name}
+			if k.Namespaced {
+				key.Namespace = cmp.Or(edge.End.Namespace, inv.r.Policy.Namespace)
+			}
+			if k.Namespaced == (key.Namespace != "") {
+				inv.want(set, key)
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Keys(set), v1alpha1.Ref.Compare)
+}
+
+// joined takes apart what errors.Join put together.
+func joined(err error) []error {
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		return many.Unwrap()
+	}
+	return []error{err}
+}
+
+const doesNotExist = "it does not exist"
 
 // complete says whether the lists already read would have had the object.
 func (inv *inventory) complete(k kube.Kind, key v1alpha1.Ref) bool {
@@ -87,7 +138,7 @@ func (inv *inventory) fetch(ctx context.Context, refs []v1alpha1.Ref, keep bool)
 			if err := inv.remember(o); err != nil {
 				return err
 			}
-			if keep {
+			if keep && !inv.noteMade(o) {
 				return inv.keep(ctx, o)
 			}
 			return nil
@@ -112,7 +163,7 @@ func (inv *inventory) get(ctx context.Context, ref v1alpha1.Ref) (*object.Object
 	defer inv.mu.Unlock()
 	switch {
 	case apierrors.IsNotFound(err):
-		inv.absent[ref.Key()] = "it does not exist"
+		inv.absent[ref.Key()] = doesNotExist
 	case apierrors.IsForbidden(err):
 		inv.absent[ref.Key()] = unreadable + err.Error()
 	default:
@@ -144,7 +195,7 @@ func (inv *inventory) keepRest(ctx context.Context, c *graph.Closure) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(getters)
 	for _, m := range c.Members {
-		if inv.kept[m.Ref.Key()] || m.LeftToOwner && !m.Selected {
+		if key := m.Ref.Key(); inv.kept[key] || inv.made[key] != "" || m.LeftToOwner && !m.Selected {
 			continue
 		}
 		group.Go(func() error {
@@ -243,6 +294,8 @@ func (inv *inventory) describe(d *v1alpha1.Document, c *graph.Closure, m *member
 		}
 		if entry, ok := inv.selected[key]; ok {
 			line.Reason = fmt.Sprintf("selected by entry %q", entry)
+		} else if reason, made := inv.made[key]; made {
+			line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, "every cluster has its own: "+reason
 		} else if member.LeftToOwner {
 			line.Outcome = v1alpha1.OutcomeLeftToOwner
 			line.Reason = "made again by " + member.Owner.String()
@@ -273,7 +326,7 @@ func (inv *inventory) describeMissing(d *v1alpha1.Document, c *graph.Closure) {
 		from[e.To.Key()] = append(from[e.To.Key()], fmt.Sprintf("%s (%s)", e.From, e.Field))
 	}
 	for key, by := range from {
-		reason := cmp.Or(inv.absent[key], "it does not exist")
+		reason := cmp.Or(inv.absent[key], doesNotExist)
 		outcome := v1alpha1.OutcomeMissing
 		if strings.HasPrefix(reason, unreadable) {
 			outcome = v1alpha1.OutcomeUnread
