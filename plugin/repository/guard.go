@@ -42,6 +42,9 @@ type guard struct {
 	put     map[blob.ID]blob.Metadata // own puts
 	deleted map[blob.ID]bool
 	ghosts  map[blob.ID]bool
+	missing map[blob.ID]bool // waited for in vain
+	ghost   func() // called when an index blob turns out to be a ghost
+	exists  bool   // there is a repository
 	skew    time.Duration
 	skewed  bool // skew was measured
 
@@ -51,7 +54,7 @@ type guard struct {
 func newGuard(st blob.Storage, now func() time.Time) *guard {
 	g := &guard{
 		Storage: st, now: now,
-		put: map[blob.ID]blob.Metadata{}, deleted: map[blob.ID]bool{}, ghosts: map[blob.ID]bool{},
+		put: map[blob.ID]blob.Metadata{}, deleted: map[blob.ID]bool{}, ghosts: map[blob.ID]bool{}, missing: map[blob.ID]bool{},
 	}
 	g.dead, g.kill = context.WithCancelCause(context.Background())
 	g.windows.fetch, g.windows.lookup = g.get, g.GetMetadata
@@ -101,9 +104,10 @@ func (g *guard) GetBlob(ctx context.Context, id blob.ID, offset, length int64, o
 func (g *guard) get(ctx context.Context, id blob.ID, offset, length int64, out blob.OutputBuffer) error {
 	expected := isIndex(id) || isPack(id) || isRecord(id)
 	g.mu.Lock()
-	if _, own := g.put[id]; own {
+	if _, own := g.put[id]; own || id == kopiaFormatID && g.exists {
 		expected = true
 	}
+	expected = expected && !g.missing[id]
 	g.mu.Unlock()
 	for attempt := 0; ; attempt++ {
 		out.Reset()
@@ -112,6 +116,9 @@ func (g *guard) get(ctx context.Context, id blob.ID, offset, length int64, out b
 			return err
 		}
 		if !expected || attempt == len(notFoundPauses) {
+			g.mu.Lock()
+			g.missing[id] = true
+			g.mu.Unlock()
 			if isIndex(id) {
 				g.exclude(id)
 			}
@@ -128,6 +135,9 @@ func (g *guard) exclude(id blob.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.ghosts[id] = true
+	if g.ghost != nil {
+		g.ghost()
+	}
 }
 
 func (g *guard) excluded() []blob.ID {
@@ -216,8 +226,12 @@ func (g *guard) GetMetadata(ctx context.Context, id blob.ID) (blob.Metadata, err
 		m, err := g.Storage.GetMetadata(ctx, id)
 		g.mu.Lock()
 		_, own := g.put[id]
+		wait := (own || isPack(id)) && !g.missing[id] && attempt < len(notFoundPauses)
+		if errors.Is(err, blob.ErrBlobNotFound) && !wait && isPack(id) {
+			g.missing[id] = true
+		}
 		g.mu.Unlock()
-		if !errors.Is(err, blob.ErrBlobNotFound) || !own && !isPack(id) || attempt == len(notFoundPauses) {
+		if !errors.Is(err, blob.ErrBlobNotFound) || !wait {
 			return m, err
 		}
 		if err := pause(ctx, notFoundPauses[attempt]); err != nil {

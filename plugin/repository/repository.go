@@ -81,8 +81,10 @@ func Open(ctx context.Context, st blob.Storage, password string, o OpenOptions) 
 		}
 		return nil, fmt.Errorf("open repository at %s: %w", st.DisplayName(), g.explain(ctx, err))
 	}
+	g.exists = true
 	for {
-		rep, err := openKopia(ctx, g, password, o)
+		excluded := len(g.excluded())
+		rep, err := g.attempt(ctx, password, o)
 		switch {
 		case err == nil:
 			r := &Repository{guard: g, rep: rep, now: o.Clock}
@@ -92,29 +94,36 @@ func Open(ctx context.Context, st blob.Storage, password string, o OpenOptions) 
 			return r, nil
 		case errors.Is(err, repo.ErrInvalidPassword):
 			return nil, fmt.Errorf("%s: %w", st.DisplayName(), ErrWrongKey)
-		case g.excludeDamagedIndex(err):
-			// Go on without it: what only it named shows as damaged.
-		default:
+		}
+		g.excludeDamagedIndex(err)
+		if ctx.Err() != nil || len(g.excluded()) == excluded {
 			return nil, fmt.Errorf("open repository at %s: %w", st.DisplayName(), g.explain(ctx, err))
 		}
+		// Go on without those index blobs: what only they named is damaged.
 	}
+}
+
+// attempt opens the repository once. Kopia keeps a listing for minutes, so it
+// cannot go on after a ghost; it is stopped there instead of trying ten times.
+func (g *guard) attempt(ctx context.Context, password string, o OpenOptions) (repo.DirectRepository, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g.ghost = cancel
+	rep, err := openKopia(ctx, g, password, o)
+	g.mu.Lock()
+	g.ghost = nil
+	g.mu.Unlock()
+	return rep, err
 }
 
 // damagedIndex finds the index blob that kopia could not decrypt: it names it
 // only in the text of its error.
 var damagedIndex = regexp.MustCompile(`error loading index blob (x[0-9a-z_-]+):`)
 
-func (g *guard) excludeDamagedIndex(err error) bool {
-	found := damagedIndex.FindStringSubmatch(err.Error())
-	if found == nil || g.dead.Err() != nil {
-		return false
+func (g *guard) excludeDamagedIndex(err error) {
+	if found := damagedIndex.FindStringSubmatch(err.Error()); found != nil {
+		g.exclude(blob.ID(found[1]))
 	}
-	id := blob.ID(found[1])
-	g.mu.Lock()
-	already := g.ghosts[id]
-	g.mu.Unlock()
-	g.exclude(id)
-	return !already
 }
 
 // Close releases the repository.
