@@ -22,7 +22,6 @@ type pod struct {
 	finished   bool
 	volumes    []podVolume
 	containers []podContainer
-	object     *object.Object // for volume rules
 }
 
 type podVolume struct {
@@ -52,7 +51,6 @@ type claim struct {
 	capacity int64
 	modes    []string
 	ofPod    bool // made from an ephemeral volume of a pod, and gone with it
-	object   *object.Object
 }
 
 func readPod(o *object.Object) (*pod, error) {
@@ -61,7 +59,7 @@ func readPod(o *object.Object) (*pod, error) {
 		return nil, err
 	}
 	defer o.Release()
-	p := &pod{ref: o.Ref, object: o}
+	p := &pod{ref: o.Ref}
 	p.node, _, _ = unstructured.NestedString(content, "spec", "nodeName")
 	phase, _, _ := unstructured.NestedString(content, "status", "phase")
 	p.running = phase == "Running" && !o.Deleting
@@ -106,9 +104,6 @@ func readPod(o *object.Object) (*pod, error) {
 		}
 		p.containers = append(p.containers, container)
 	}
-	if len(p.volumes) == 0 {
-		p.object = nil
-	}
 	return p, nil
 }
 
@@ -133,7 +128,7 @@ func readClaim(o *object.Object) (*claim, error) {
 		return nil, err
 	}
 	defer o.Release()
-	c := &claim{ref: o.Ref, object: o}
+	c := &claim{ref: o.Ref}
 	c.class, _, _ = unstructured.NestedString(content, "spec", "storageClassName")
 	c.mode, _, _ = unstructured.NestedString(content, "spec", "volumeMode")
 	c.phase, _, _ = unstructured.NestedString(content, "status", "phase")
@@ -247,7 +242,7 @@ func (inv *inventory) claimLine(ctx context.Context, c *claim, users []*pod) (v1
 			}
 		}
 	}
-	method, rule, err := inv.method(ctx, volumeFacts(line, c.modes), user, c.object)
+	method, rule, err := inv.method(ctx, volumeFacts(line, c.modes), user, c.ref)
 	if err != nil {
 		line.Outcome, line.Reason = v1alpha1.OutcomeUndecided, err.Error()
 		return line, nil
@@ -286,7 +281,7 @@ func (inv *inventory) podVolumeLine(ctx context.Context, p *pod, v podVolume) (v
 	line.Container, line.MountPath, _ = p.mounted(v.name)
 	facts := volumeFacts(line, nil)
 	facts["source"] = v.source[v.kind]
-	method, rule, err := inv.method(ctx, facts, p, p.object)
+	method, rule, err := inv.method(ctx, facts, p, p.ref)
 	if err != nil {
 		line.Outcome, line.Reason = v1alpha1.OutcomeUndecided, err.Error()
 		return line, nil
@@ -312,27 +307,31 @@ func (inv *inventory) podVolumeLine(ctx context.Context, p *pod, v podVolume) (v
 	return line, nil
 }
 
-// method finds the volume rule that decides; rule is its name in reasons.
-func (inv *inventory) method(ctx context.Context, facts map[string]any, p *pod, o *object.Object) (method, rule string, err error) {
-	podContent := map[string]any{}
-	if p != nil && p.object != nil {
-		if podContent, err = p.object.Content(); err != nil {
-			return "", "", err
+// method finds the volume rule that decides; rule is its name in reasons. The
+// pod and the object are read again where a rule looks into them: keeping them
+// would cost memory for every pod of the cluster.
+func (inv *inventory) method(ctx context.Context, facts map[string]any, p *pod, self v1alpha1.Ref) (method, rule string, err error) {
+	content := func(ref v1alpha1.Ref) func() (map[string]any, error) {
+		return func() (map[string]any, error) {
+			o, err := inv.get(ctx, ref)
+			if o == nil || err != nil {
+				return nil, err
+			}
+			return o.Content()
 		}
-		defer p.object.Release()
 	}
-	var content map[string]any
-	if o != nil {
-		if content, err = o.Content(); err != nil {
-			return "", "", err
-		}
-		defer o.Release()
+	var podContent func() (map[string]any, error)
+	if p != nil {
+		podContent = content(p.ref)
 	}
-	index, method, err := inv.sel.Volume(ctx, facts, podContent, content)
-	if err != nil {
+	index, method, err := inv.sel.Volume(ctx, facts, podContent, content(self))
+	switch {
+	case err != nil && inv.r.Policy.Spec.OnExpressionError == v1alpha1.OnErrorInclude:
+		inv.warn("%v; the volume is saved all the same", err)
+		return v1alpha1.MethodStream, "expression error", nil
+	case err != nil:
 		return "", "", err
-	}
-	if index < 0 {
+	case index < 0:
 		return "Auto", "default rule", nil
 	}
 	return method, fmt.Sprintf("volume rule %d", index+1), nil

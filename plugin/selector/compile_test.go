@@ -87,7 +87,7 @@ func TestVolumeRules(t *testing.T) {
 		{"failing without a pod", map[string]any{"name": "cache", "kind": "emptyDir"}, nil, nil, 1, "Auto", "spec.volumes[1].match failed on volume cache"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			rule, method, err := s.Volume(ctx, c.volume, c.pod, c.object)
+			rule, method, err := s.Volume(ctx, c.volume, given(c.pod), given(c.object))
 			require.Equal(t, c.rule, rule)
 			require.Equal(t, c.method, method)
 			if c.failure != "" {
@@ -141,4 +141,8 @@ func TestFilter(t *testing.T) {
 	require.NoError(t, err)
 	_, err = f.Match(ctx, values)
 	require.ErrorContains(t, err, "no such key: spec")
+}
+
+func given(m map[string]any) func() (map[string]any, error) {
+	return func() (map[string]any, error) { return m, nil }
 }

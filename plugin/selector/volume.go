@@ -52,18 +52,19 @@ type volumeRule struct {
 
 // Volume finds the first volume rule that matches, counted from 0, and its
 // method; without one the rule is -1 and the method Auto. Fields that volume
-// lacks are empty; pod and object may be nil, and are null then.
+// lacks are empty. pod and object are called when a rule looks at them, and may
+// be nil, or return nil, for null.
 //
 // A rule that fails ends the search with an error, since nobody knows which
 // rule was meant; the method is Auto then, for callers that rather save too
 // much.
-func (s *Selector) Volume(ctx context.Context, volume, pod, object map[string]any) (rule int, method string, err error) {
+func (s *Selector) Volume(ctx context.Context, volume map[string]any, pod, object func() (map[string]any, error)) (rule int, method string, err error) {
 	filled := make(map[string]any, len(volumeFields))
 	for name, f := range volumeFields {
 		filled[name] = f.unknown
 	}
 	maps.Copy(filled, volume)
-	vars := map[string]any{"volume": filled, "pod": orNull(pod), "object": orNull(object)}
+	vars := map[string]any{"volume": filled, "pod": lazily(pod), "object": lazily(object)}
 	for i, r := range s.rules {
 		if r.match == nil {
 			return i, r.method, nil
@@ -79,9 +80,19 @@ func (s *Selector) Volume(ctx context.Context, volume, pod, object map[string]an
 	return -1, v1alpha1.MethodAuto, nil
 }
 
-func orNull(m map[string]any) any {
-	if m == nil {
-		return types.NullValue
+// lazily is a variable that is fetched when an expression needs it.
+func lazily(get func() (map[string]any, error)) func() any {
+	return func() any {
+		if get == nil {
+			return types.NullValue
+		}
+		switch m, err := get(); {
+		case err != nil:
+			return types.WrapErr(err)
+		case m == nil:
+			return types.NullValue
+		default:
+			return m
+		}
 	}
-	return m
 }
