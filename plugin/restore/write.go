@@ -39,7 +39,12 @@ func (p *Plan) create(ctx context.Context, i *item, d *rewrite.Draft, m rewrite.
 	uncertain := false
 	for n := 1; ; n++ {
 		warnings := []string{}
-		o.Warn = func(w string) { warnings = append(warnings, w) }
+		o.Warn = func(w string) {
+			// That a version will go one day is true of the source as well.
+			if !strings.Contains(w, "deprecated in v") {
+				warnings = append(warnings, w)
+			}
+		}
 		created, err := p.request.Target.Create(ctx, i.kind, i.ref.Namespace, raw, o)
 		if err == nil {
 			i.liveUID, i.made = created.UID, true
