@@ -75,6 +75,7 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 		return nil, err
 	}
 	inv.hooks(&p.Document)
+	inv.later(&p.Document)
 	finish(&p.Document, inv)
 	return p, nil
 }

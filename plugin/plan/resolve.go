@@ -369,3 +369,16 @@ func (inv *inventory) hooks(d *v1alpha1.Document) {
 		d.Hooks = append(d.Hooks, text)
 	}
 }
+
+// later warns about fields of the policy that this version reads and does not
+// act on: what a person relies on must not be silently absent.
+func (inv *inventory) later(d *v1alpha1.Document) {
+	spec := inv.r.Policy.Spec
+	for field, set := range map[string]bool{
+		"retention": spec.Retention != nil, "copies": len(spec.Copies) > 0, "drill": spec.Drill != nil, "triggers": len(spec.Triggers) > 0,
+	} {
+		if set {
+			d.Warnings = append(d.Warnings, "spec."+field+" is checked but not acted on by this version")
+		}
+	}
+}
