@@ -296,7 +296,10 @@ func (b *bridge) retry(ctx context.Context, verb, file string, request func(cont
 	ctx = fs.CopyConfig(ctx, b.conf)
 	pause := firstPause
 	for attempt := 1; ; attempt++ {
-		err := request(ctx)
+		err := ctx.Err()
+		if err == nil {
+			err = request(ctx)
+		}
 		if err == nil {
 			return nil
 		}
