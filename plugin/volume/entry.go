@@ -180,9 +180,12 @@ type Issue struct {
 	What string
 }
 
-// Lost says that content is missing, so that a volume with such an issue was
-// not saved, or not restored, completely.
-func (i Issue) Lost() bool { return i.Kind == Unreadable || i.Kind == NotWritten }
+// Lost says that content is missing, so that the volume was not saved, or not
+// restored, completely.
+func (i Issue) Lost() bool { return i.Kind.Lost() }
+
+// Lost is that of an issue of this kind.
+func (k Kind) Lost() bool { return k == Unreadable || k == NotWritten }
 
 func (i Issue) String() string {
 	if i.What == "" {
@@ -216,7 +219,7 @@ type Issues struct {
 
 // Add appends an issue.
 func (l *Issues) Add(i Issue) {
-	l.lost = l.lost || i.Lost()
+	l.lost = l.lost || i.Kind.Lost()
 	if len(l.list) >= maxIssues {
 		l.more++
 		return

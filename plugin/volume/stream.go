@@ -21,7 +21,7 @@ import (
 //	hole     uvarint length
 //	end      end of that file: varint length, kind of issue (one byte), text
 //	issue    path, kind (one byte), text
-//	trailer  uvarint entries, bytes, issues, and a SHA-256 over the head and
+//	trailer  uvarint entries, files, bytes, issues, and a SHA-256 over the head and
 //	         the CRC of each frame before it, in order
 //
 // A file's content is data and holes in order, and an end. Only files have
@@ -52,9 +52,18 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // Totals counts what went through a stream.
 type Totals struct {
 	Entries int64
+	// Files are the entries that are not directories.
+	Files int64
 	// Bytes is the length of all files, holes included.
 	Bytes  int64
 	Issues int64
+}
+
+func (t *Totals) count(e *Entry) {
+	t.Entries++
+	if e.Type != Dir {
+		t.Files++
+	}
 }
 
 // Encoder writes a stream. Calls are: Entry, and for a File any number of
@@ -108,7 +117,7 @@ func (e *Encoder) Entry(v *Entry) error {
 		return fmt.Errorf("%s: its attributes are too large for the stream", Escape(v.Path))
 	}
 	e.path, e.length, e.open = v.Path, 0, v.Type == File
-	e.totals.Entries++
+	e.totals.count(v)
 	return e.frame(frameEntry, e.buf)
 }
 
@@ -170,6 +179,7 @@ func (e *Encoder) Close() error {
 		return fmt.Errorf("the content of %s has no end", Escape(e.path))
 	}
 	b := binary.AppendUvarint(e.buf[:0], uint64(e.totals.Entries))
+	b = binary.AppendUvarint(b, uint64(e.totals.Files))
 	b = binary.AppendUvarint(b, uint64(e.totals.Bytes))
 	b = binary.AppendUvarint(b, uint64(e.totals.Issues))
 	if err := e.frame(frameTrailer, e.sum.Sum(b)); err != nil {
@@ -236,7 +246,7 @@ func (d *Decoder) Next() (*Entry, error) {
 				return nil, d.corrupt(err)
 			}
 			d.path, d.length, d.open = e.Path, 0, e.Type == File
-			d.totals.Entries++
+			d.totals.count(e)
 			return e, nil
 		case frameIssue:
 			f := fields{b: payload}
@@ -399,7 +409,10 @@ func (d *Decoder) start() error {
 
 func (d *Decoder) trailer(payload []byte) error {
 	f := fields{b: payload}
-	t := Totals{Entries: int64(f.max(1<<63 - 1)), Bytes: int64(f.max(1<<63 - 1)), Issues: int64(f.max(1<<63 - 1))}
+	var t Totals
+	for _, n := range [...]*int64{&t.Entries, &t.Files, &t.Bytes, &t.Issues} {
+		*n = int64(f.max(1<<63 - 1))
+	}
 	if f.err != nil {
 		return f.err
 	}

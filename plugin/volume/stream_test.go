@@ -69,7 +69,7 @@ func TestStreamRoundTrip(t *testing.T) {
 	require.Equal(t, io.EOF, err)
 	require.Len(t, all, 7)
 	require.EqualValues(t, 1<<41+5+1<<21, length)
-	require.Equal(t, volume.Totals{Entries: 7, Bytes: length, Issues: 2}, d.Totals())
+	require.Equal(t, volume.Totals{Entries: 7, Files: 5, Bytes: length, Issues: 2}, d.Totals())
 	require.Equal(t, []volume.Issue{
 		{Path: "a/f", Kind: volume.Changed, What: "it grew"}, {Path: "a/gone", Kind: volume.Vanished},
 	}, d.Issues())
@@ -197,7 +197,7 @@ func TestIssuesStayBounded(t *testing.T) {
 	require.Less(t, len(list), 30_000)
 	last := list[len(list)-1]
 	require.Contains(t, last.What, "30001 more")
-	require.True(t, last.Lost(), "a loss among those left off is still a loss")
+	require.True(t, last.Kind.Lost(), "a loss among those left off is still a loss")
 }
 
 func TestCompareIsTheOrderOfTheStream(t *testing.T) {

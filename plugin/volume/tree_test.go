@@ -339,13 +339,6 @@ func TestWithoutRoot(t *testing.T) {
 	})
 }
 
-func mount(t *testing.T, kind, at, options string) {
-	t.Helper()
-	require.NoError(t, os.MkdirAll(at, 0o755))
-	require.NoError(t, unix.Mount("none", at, kind, 0, options), "mounting needs root")
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(at, 0)) })
-}
-
 func bind(t *testing.T, from, at string) {
 	t.Helper()
 	require.NoError(t, unix.Mount(from, at, "", unix.MS_BIND, ""), "mounting needs root")
@@ -357,7 +350,7 @@ func TestWhatIsMountedInsideIsNamed(t *testing.T) {
 	volumetest.Write(t, src+"/file", "ours")
 	volumetest.Write(t, src+"/bound-file", "ours, hidden")
 	volumetest.Write(t, other+"/foreign", "not ours")
-	mount(t, "tmpfs", src+"/memory", "")
+	volumetest.Mount(t, "tmpfs", src+"/memory", "")
 	volumetest.Write(t, src+"/memory/foreign", "not ours")
 	require.NoError(t, os.Mkdir(src+"/same-device", 0o755))
 	bind(t, other, src+"/same-device")
@@ -378,7 +371,7 @@ func TestATargetWithoutAttributesSaysSoOnce(t *testing.T) {
 		volumetest.Write(t, p, "x")
 		require.NoError(t, unix.Setxattr(p, "user.a", []byte("1"), 0))
 	}
-	mount(t, "ramfs", dst+"/ram", "")
+	volumetest.Mount(t, "ramfs", dst+"/ram", "")
 	r := receive(t, send(t, src), dst+"/ram", volume.WriteOptions{})
 	require.Len(t, r.Issues, 1)
 	require.Contains(t, r.Issues[0].What, "user.*")
@@ -389,7 +382,7 @@ func TestATargetThatIsFull(t *testing.T) {
 	src, dst := t.TempDir(), t.TempDir()
 	volumetest.Write(t, src+"/a", strings.Repeat("a", 1<<20))
 	volumetest.Write(t, src+"/b", strings.Repeat("b", 3<<20))
-	mount(t, "tmpfs", dst+"/full", "size=2m")
+	volumetest.Mount(t, "tmpfs", dst+"/full", "size=2m")
 	_, err := volume.WriteTree(context.Background(), volume.NewDecoder(bytes.NewReader(send(t, src))), dst+"/full", volume.WriteOptions{})
 	require.ErrorIs(t, err, unix.ENOSPC)
 	require.ErrorContains(t, err, "write b")
@@ -443,7 +436,8 @@ func TestChangedWhileRead(t *testing.T) {
 }
 
 func TestVeryManyFilesInBoundedMemory(t *testing.T) {
-	src, dst := openDir(t), openDir(t)
+	// In memory, which makes creating so many files a matter of seconds.
+	src, dst := volumetest.Tmpfs(t), volumetest.Tmpfs(t)
 	require.NoError(t, os.Mkdir(src+"/flat", 0o755))
 	for i := range 200_000 {
 		f, err := os.Create(fmt.Sprintf("%s/flat/%06x", src, i))

@@ -29,7 +29,7 @@ type Report struct {
 // Lost says that content is missing in the target.
 func (r Report) Lost() bool {
 	for _, i := range r.Issues {
-		if i.Lost() {
+		if i.Kind.Lost() {
 			return true
 		}
 	}

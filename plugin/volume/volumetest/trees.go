@@ -234,3 +234,21 @@ func Deep(t testing.TB, root, name string, depth int) {
 	unix.Close(file)
 	unix.Close(fd)
 }
+
+// Mount mounts a file system without a device, for as long as the test runs.
+func Mount(t testing.TB, kind, at, options string) {
+	t.Helper()
+	must(t, os.MkdirAll(at, 0o755))
+	if err := unix.Mount("none", at, kind, 0, options); err != nil {
+		t.Fatalf("mount %s, which needs root: %v", kind, err)
+	}
+	t.Cleanup(func() { must(t, unix.Unmount(at, 0)) })
+}
+
+// Tmpfs is an empty file system in memory.
+func Tmpfs(t testing.TB) string {
+	t.Helper()
+	at := t.TempDir()
+	Mount(t, "tmpfs", at, "size=4g,nr_inodes=0,mode=755")
+	return at
+}
