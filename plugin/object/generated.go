@@ -106,8 +106,13 @@ func MadeByCluster(o *Object) (reason string, yes bool) {
 			return by + " makes it", true
 		}
 	case groupKind{"networking.k8s.io", "IPAddress"}:
-		if o.Labels["ipaddress.kubernetes.io/managed-by"] == "ipallocator" {
+		if strings.HasPrefix(o.Labels["ipaddress.kubernetes.io/managed-by"], "ipallocator") { // since 1.31 with .k8s.io
 			return "the API server allocates service addresses", true
+		}
+	case groupKind{"certificates.k8s.io", "ClusterTrustBundle"}:
+		// The name begins with the signer, and the server sees to that.
+		if strings.HasPrefix(o.Ref.Name, "kubernetes.io:") {
+			return "the controller manager publishes the cluster's own CA", true
 		}
 	case groupKind{"apiregistration.k8s.io", "APIService"}:
 		return localAPIService(o)

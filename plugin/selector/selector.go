@@ -248,12 +248,12 @@ func (s *Selector) Select(ctx context.Context, o, ns *object.Object) Decision {
 		switch {
 		case ctx.Err() != nil:
 			return Decision{Err: ctx.Err()}
+		case (matched || err != nil) && e.generated(o):
 		case err != nil:
 			failed = append(failed, &EvaluationError{"select", e.name, e.expression.text, o.Ref, err})
 			if firstFailed == "" {
 				firstFailed = e.name
 			}
-		case matched && e.generated(o):
 		case matched:
 			d.Entries = append(d.Entries, e.name)
 		}

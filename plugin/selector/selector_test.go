@@ -231,6 +231,24 @@ func TestWhatTheClusterMadeIsSelectedOnlyWhenItsKindIsNamed(t *testing.T) {
 	}
 }
 
+// An expression that fails on what the cluster made is nobody's concern, unless
+// the entry asks for that kind.
+func TestAnExpressionThatFailsOnWhatTheClusterMade(t *testing.T) {
+	ca := simple(t, "v1", "ConfigMap", "mill", "kube-root-ca.crt", "")
+	for entry, fails := range map[string]bool{
+		"{expression: 'object.data.mode == \"a\"'}": false, "{kinds: ['*.core'], expression: 'object.data.mode == \"a\"'}": false,
+		"{kinds: [ConfigMap], expression: 'object.data.mode == \"a\"'}": true,
+	} {
+		for _, report := range []string{"Report", "Include"} {
+			s, err := compiled(t, "  onExpressionError: "+report+"\n  select: ["+entry+"]\n")
+			require.NoError(t, err)
+			d := s.Select(ctx, ca, nil)
+			require.Equal(t, fails, d.Err != nil, entry)
+			require.Equal(t, fails && report == "Include", d.Selected, entry)
+		}
+	}
+}
+
 func TestNamespaceObject(t *testing.T) {
 	s, err := compiled(t, "  select: [{expression: 'namespaceObject.metadata.labels.?env.orValue(\"\") == \"prod\"'}]\n  exclude: [{expression: 'namespaceObject == null'}]\n")
 	require.NoError(t, err)
