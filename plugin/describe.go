@@ -17,11 +17,12 @@ type describeOptions struct {
 func newDescribe(e *env) *cobra.Command {
 	o := &describeOptions{env: e, output: newChoice("text", "wide", "json", "yaml")}
 	c := &cobra.Command{
-		Use:     "describe ID|latest",
-		Short:   "Show on one screen what is in a backup, what is not, and why",
-		Example: e.examples("describe latest -f backup.yaml", "describe 20260131 --remote /mnt/backups -o wide"),
-		Args:    exactArgs("ID|latest"),
-		RunE:    func(c *cobra.Command, args []string) error { return o.Run(c.Context(), args[0]) },
+		Use:               "describe ID|latest",
+		Short:             "Show on one screen what is in a backup, what is not, and why",
+		Example:           e.examples("describe latest -f backup.yaml", "describe 20260131 --remote /mnt/backups -o wide"),
+		Args:              exactArgs("ID|latest"),
+		ValidArgsFunction: completeIDs(e, &o.spec),
+		RunE:              func(c *cobra.Command, args []string) error { return o.Run(c.Context(), args[0]) },
 	}
 	o.spec.AddFlags(c.Flags())
 	c.Flags().VarP(&o.output, "output", "o", "output format")

@@ -36,8 +36,9 @@ func newExport(e *env) *cobra.Command {
 
 To a folder that is empty or not there yet, or as a tar archive to stdout.
 Fields that a server assigns are left out; --raw keeps each object as it was.`,
-		Example: e.examples("export latest -f backup.yaml --to ./shop", "export latest --remote /mnt/backups > shop.tar", `export latest --remote /mnt/backups --to ./one --filter 'ref.kind == "Secret"'`),
-		Args:    exactArgs("ID|latest"),
+		Example:           e.examples("export latest -f backup.yaml --to ./shop", "export latest --remote /mnt/backups > shop.tar", `export latest --remote /mnt/backups --to ./one --filter 'ref.kind == "Secret"'`),
+		Args:              exactArgs("ID|latest"),
+		ValidArgsFunction: completeIDs(e, &o.spec),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := o.Validate(); err != nil {
 				return err

@@ -162,7 +162,12 @@ func (o *specFlags) openStorage(ctx context.Context, s *spec, c *kube.Cluster) (
 		}
 		conf = value
 	}
-	return remote.Open(ctx, s.remote.Spec, conf)
+	storage, err := remote.Open(ctx, s.remote.Spec, conf)
+	var fault *v1alpha1.FieldError
+	if errors.As(err, &fault) && fault.Position == (v1alpha1.Position{}) {
+		fault.Position = s.remote.At(fault.Path)
+	}
+	return storage, err
 }
 
 // openRepository opens the remote and the repository in it.

@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
@@ -168,14 +169,29 @@ supports, and brings it back: here, in another namespace, or in another cluster.
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: e.name}
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usagef("%w\nhint: %s --help lists the flags", err, c.CommandPath())
+		return usagef("%w%s\nhint: %s --help lists the flags", err, suggestFlag(c, err), c.CommandPath())
 	})
 	e.kube.AddFlags(root.PersistentFlags())
 	root.AddCommand(
 		newPlan(e), newRun(e), newList(e), newDescribe(e), newGraph(e), newRestore(e), newVerify(e),
 		newExport(e), newDelete(e), newCleanup(e), newValidate(e), newInit(e), newMover(e), newVersion(e),
 	)
+	addCompletion(e, root)
 	return root
+}
+
+// suggestFlag is the flag that was probably meant by one that does not exist.
+func suggestFlag(c *cobra.Command, err error) string {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
+		return ""
+	}
+	var names []string
+	c.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	if near := v1alpha1.Nearest(unknown.GetSpecifiedName(), names); near != "" {
+		return fmt.Sprintf("; did you mean --%s?", near)
+	}
+	return ""
 }
 
 // examples prefixes each line with the name that the program was called by.
@@ -193,7 +209,10 @@ func (e *env) examples(lines ...string) string {
 // exactArgs is cobra.ExactArgs with an error that exits with 2.
 func exactArgs(what ...string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
-		if len(args) != len(what) {
+		switch {
+		case len(what) == 0 && len(args) > 0:
+			return usagef("%s takes no arguments, got %q\nhint: %s --help shows examples", c.CommandPath(), args[0], c.CommandPath())
+		case len(args) != len(what):
 			return usagef("%s takes %d argument(s): %s; got %d\nhint: %s --help shows examples", c.CommandPath(), len(what), strings.Join(what, " "), len(args), c.CommandPath())
 		}
 		return nil

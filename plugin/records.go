@@ -33,8 +33,11 @@ func (o *specFlags) open(ctx context.Context, e *env, readOnly bool) (*repositor
 func findRecord(ctx context.Context, repo *repository.Repository, id, clusterUID string) (repository.Record, error) {
 	if id == "latest" {
 		r, err := repo.Latest(ctx, func(r repository.Record) bool { return clusterUID == "" || r.Cluster.UID == clusterUID })
-		if errors.Is(err, repository.ErrNoRecord) && clusterUID != "" {
+		switch {
+		case errors.Is(err, repository.ErrNoRecord) && clusterUID != "":
 			return r, fmt.Errorf("%w of cluster %s\nhint: name a backup by its id, or another cluster with --from-cluster", err, clusterUID)
+		case errors.Is(err, repository.ErrNoRecord):
+			return r, fmt.Errorf("%w: the repository holds none that can be read\nhint: run makes one, and list shows them", err)
 		}
 		return r, err
 	}

@@ -50,7 +50,8 @@ the one given with --from-cluster.`,
 			"restore latest -f backup.yaml --dry-run=server",
 			"restore latest -f backup.yaml --to-context dr --map-namespace shop=shop-copy --map-storage-class fast=premium",
 			`restore 20260131-020000-4f2a --remote /mnt/backups --kinds Secret --namespaces shop`),
-		Args: exactArgs("ID|latest"),
+		Args:              exactArgs("ID|latest"),
+		ValidArgsFunction: completeIDs(e, &o.spec),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := o.Complete(); err != nil {
 				return err
@@ -134,7 +135,10 @@ func (o *restoreOptions) Run(ctx context.Context, id string) error {
 		if err != nil {
 			return fmt.Errorf("find out which cluster latest is of: %w\nhint: name a backup by its id, or a cluster with --from-cluster", err)
 		}
-		from = identity.UID
+		if from = identity.UID; from == "" {
+			// Without it latest would be that of any cluster.
+			return usagef("latest is that of one cluster, and you may not read the namespace kube-system, which identifies it\nhint: name a backup by its id, or a cluster with --from-cluster UID or --from-cluster any")
+		}
 	} else if from == "any" {
 		from = ""
 	}

@@ -20,11 +20,12 @@ type verifyOptions struct {
 func newVerify(e *env) *cobra.Command {
 	o := &verifyOptions{env: e, output: newChoice("table", "wide", "json", "yaml")}
 	c := &cobra.Command{
-		Use:     "verify ID|latest",
-		Short:   "Read a backup back from the remote and check every byte",
-		Example: e.examples("verify latest -f backup.yaml", "verify 20260131-020000-4f2a --remote store:bucket/prod -o json"),
-		Args:    exactArgs("ID|latest"),
-		RunE:    func(c *cobra.Command, args []string) error { return o.Run(c.Context(), args[0]) },
+		Use:               "verify ID|latest",
+		Short:             "Read a backup back from the remote and check every byte",
+		Example:           e.examples("verify latest -f backup.yaml", "verify 20260131-020000-4f2a --remote store:bucket/prod -o json"),
+		Args:              exactArgs("ID|latest"),
+		ValidArgsFunction: completeIDs(e, &o.spec),
+		RunE:              func(c *cobra.Command, args []string) error { return o.Run(c.Context(), args[0]) },
 	}
 	o.spec.AddFlags(c.Flags())
 	c.Flags().VarP(&o.output, "output", "o", "output format")

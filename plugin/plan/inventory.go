@@ -1,9 +1,11 @@
 package plan
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -75,6 +77,7 @@ type inventory struct {
 	absent     map[v1alpha1.Ref]string // referred to, and why it is not here
 	made       map[v1alpha1.Ref]string // not selected, and made by the cluster itself
 	unread     []v1alpha1.UnreadKind
+	denied     []error // kinds that the policy names and that may not be listed
 	warnings   []string
 	pods       map[v1alpha1.Ref]*pod
 	claims     map[v1alpha1.Ref]*claim
@@ -120,6 +123,7 @@ func (inv *inventory) read(ctx context.Context) error {
 		inv.unread = append(inv.unread, u)
 		inv.partial = inv.partial || inv.selectsEveryKind()
 	}
+	inv.warnOfKinds()
 	if err := inv.readNamespaces(ctx); err != nil {
 		return err
 	}
@@ -143,9 +147,60 @@ func (inv *inventory) read(ctx context.Context) error {
 		if labels == "" {
 			inv.listed[gk] = true
 		}
-		group.Go(func() error { return inv.list(ctx, k, labels, wanted) })
+		group.Go(func() error { return inv.list(ctx, k, labels, wanted || needed) })
 	}
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return inv.refused()
+}
+
+// refused is an error where a kind that the policy asks for by name may not be
+// read: all of them, in an order that is always the same.
+func (inv *inventory) refused() error {
+	slices.SortFunc(inv.denied, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	if err := errors.Join(inv.denied...); err != nil {
+		return fmt.Errorf("policy %s selects what may not be read: %w", policyName(inv.r.Policy), err)
+	}
+	return nil
+}
+
+// warnOfKinds names the kinds that the policy asks for and that this cluster
+// does not serve: misspelt, or not installed here.
+func (inv *inventory) warnOfKinds() {
+	var served []string
+	for gk := range inv.kinds {
+		served = append(served, gk.Kind)
+	}
+	slices.Sort(served)
+	for i, e := range inv.r.Policy.Spec.Select {
+		if e.Optional {
+			continue
+		}
+		for _, name := range e.Kinds {
+			kind, group, qualified := strings.Cut(name, ".")
+			if group == v1alpha1.CoreGroup {
+				group = ""
+			}
+			found := kind == "*"
+			for gk := range inv.kinds {
+				found = found || gk.Kind == kind && (!qualified || gk.Group == group)
+			}
+			if found {
+				continue
+			}
+			hint := ""
+			if near := v1alpha1.Nearest(kind, served); near != "" && near != kind {
+				hint = fmt.Sprintf("; did you mean %q?", near)
+			}
+			inv.warn("select entry %q: this cluster serves no kind %s%s", entryName(e, i), name, hint)
+		}
+	}
+}
+
+// entryName is what reports call an entry of select.
+func entryName(e v1alpha1.SelectEntry, index int) string {
+	return cmp.Or(e.Name, fmt.Sprintf("select[%d]", index))
 }
 
 // readNamespaces comes first, since expressions look at an object's namespace.
@@ -171,7 +226,9 @@ func (inv *inventory) readNamespaces(ctx context.Context) error {
 	return inv.list(ctx, k, "", true)
 }
 
-func (inv *inventory) list(ctx context.Context, k kube.Kind, labels string, wanted bool) error {
+// list reads one kind. needed says that the plan lacks something where it may
+// not be read.
+func (inv *inventory) list(ctx context.Context, k kube.Kind, labels string, needed bool) error {
 	result, err := inv.r.Cluster.List(ctx, k, kube.ListOptions{Namespace: inv.scope(k), LabelSelector: labels}, func(o *object.Object) error {
 		return inv.visit(ctx, o)
 	})
@@ -184,16 +241,17 @@ func (inv *inventory) list(ctx context.Context, k kube.Kind, labels string, want
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if apierrors.IsForbidden(err) && wanted && inv.sel.Names(k.GVK.Group, k.GVK.Kind) {
-		return err
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	if apierrors.IsForbidden(err) && inv.sel.Names(k.GVK.Group, k.GVK.Kind) {
+		inv.denied = append(inv.denied, err)
+		return nil
 	}
 	if !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err) && !apierrors.IsMethodNotSupported(err) && !apierrors.IsServiceUnavailable(err) && !apierrors.IsResourceExpired(err) {
 		return fmt.Errorf("list %s: %w", k.GVK.GroupKind(), err)
 	}
-	inv.mu.Lock()
-	defer inv.mu.Unlock()
 	inv.unread = append(inv.unread, v1alpha1.UnreadKind{Group: k.GVK.Group, Version: k.GVK.Version, Kind: k.GVK.Kind, Reason: err.Error()})
-	inv.partial = inv.partial || wanted
+	inv.partial = inv.partial || needed
 	return nil
 }
 
@@ -214,10 +272,7 @@ func (inv *inventory) visit(ctx context.Context, o *object.Object) error {
 		inv.mu.Unlock()
 	}
 	decision := inv.sel.Select(ctx, o, inv.namespaceOf(o))
-	keep := decision.Selected
-	if decision.Err != nil && !decision.Selected && inv.r.Policy.Spec.OnExpressionError == "Include" {
-		keep = true
-	}
+	keep := decision.Selected // with an error too, where the policy includes what fails
 	if err := inv.remember(o); err != nil {
 		return err
 	}

@@ -312,7 +312,7 @@ func (inv *inventory) describe(d *v1alpha1.Document, c *graph.Closure, m *member
 	d.Unread = inv.unread
 	d.Warnings = append(d.Warnings, inv.warnings...)
 	for i, e := range inv.r.Policy.Spec.Select {
-		name := cmp.Or(e.Name, fmt.Sprintf("select[%d]", i))
+		name := entryName(e, i)
 		d.Select = append(d.Select, v1alpha1.SelectLine{Name: name, Matched: inv.matched[name], Optional: e.Optional})
 	}
 }

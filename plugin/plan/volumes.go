@@ -254,10 +254,10 @@ func (inv *inventory) claimLine(ctx context.Context, c *claim, users []*pod) (v1
 		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, rule+" says Snapshot, which this version does not do; use Stream or Auto"
 	case c.ofPod && method == "Auto":
 		line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, "an ephemeral volume is gone with its pod and is saved only where a rule says Stream"
-	case line.VolumeMode == "Block":
-		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, "volumeMode Block cannot be read as files; exclude it with a volume rule that says Skip"
 	case c.phase == "Pending":
 		line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, "the claim is Pending: it has no volume yet, and so no data"
+	case line.VolumeMode == "Block":
+		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, "volumeMode Block cannot be read as files; exclude it with a volume rule that says Skip"
 	case c.phase == "Lost":
 		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, "the claim is Lost: its volume is gone"
 	case line.Container != "":
