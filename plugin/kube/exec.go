@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/remotecommand"
 	"k8s.io/streaming/pkg/httpstream"
@@ -98,9 +99,18 @@ func (c *Cluster) Exec(ctx context.Context, o ExecOptions) error {
 	e := &execution{ExecOptions: o, cancel: cancel, url: c.url(r)}
 	err := e.webSocket(ctx, c.config)
 	if upgrade := new(httpstream.UpgradeFailureError); errors.As(err, &upgrade) || httpstream.IsHTTPSProxyError(err) {
-		// An older server, a proxy that does not know WebSockets, or a right
-		// that is given for POST only. What else it may be, SPDY says better.
-		err = e.spdy(ctx, c.config)
+		// The server's own word about the pod is final. Otherwise it may be
+		// old, a proxy may not know WebSockets, or a right be given for POST
+		// alone.
+		var said *apierrors.StatusError
+		if upgrade != nil && errors.As(upgrade.Cause, &said) {
+			err = said
+		}
+		if !apierrors.IsNotFound(err) {
+			if second := e.spdy(ctx, c.config); said == nil || second == nil || e.connected {
+				err = second
+			}
+		}
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
@@ -115,6 +125,7 @@ func (c *Cluster) Exec(ctx context.Context, o ExecOptions) error {
 		return nil
 	}
 	if denied := deniedBy(err, r); denied != nil {
+		denied.Verb = r.verb // enough for either transport, whatever was checked first
 		return fmt.Errorf("%s: %w", what, denied)
 	}
 	var exit *ExitError
@@ -130,6 +141,8 @@ type execution struct {
 	url    *url.URL
 	cancel context.CancelCauseFunc
 	status []byte // what the server said about the end
+	// connected says that there was a stream, whatever became of it.
+	connected bool
 }
 
 // ended is the error of a connection that broke.

@@ -29,6 +29,7 @@ func (e *execution) spdy(ctx context.Context, cfg *rest.Config) error {
 	if err != nil {
 		return err
 	}
+	e.connected = true
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 

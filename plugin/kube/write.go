@@ -75,9 +75,6 @@ func (c *Cluster) ReplaceSubresource(ctx context.Context, k Kind, namespace, nam
 
 // Apply is a server-side apply: the object is made or changed so that the
 // fields of raw hold, and no others are touched.
-//
-// The server reads the body as YAML and keeps whole numbers only up to 2^53,
-// so an object that is to be new is better made with Create.
 func (c *Cluster) Apply(ctx context.Context, k Kind, namespace, name string, raw []byte, o WriteOptions) (*object.Object, error) {
 	return c.Patch(ctx, k, namespace, name, types.ApplyPatchType, raw, o)
 }
