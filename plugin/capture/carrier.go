@@ -1,7 +1,6 @@
 package capture
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -146,11 +145,12 @@ func (m *carrier) try(ctx context.Context, line *v1alpha1.VolumeLine, w way) (*r
 // store writes one stream into the repository. It succeeds only when the
 // sender's trailer was seen and agreed with what arrived.
 func (m *carrier) store(ctx context.Context, line *v1alpha1.VolumeLine, in io.Reader, decode decodeFunc) (*repository.VolumeResult, error) {
-	add, done := func(int64) {}, func(error) {}
+	done := func(error) {}
 	if m.progress != nil {
+		var add func(int64)
 		add, done = m.progress(volumeName(line), line.Capacity)
+		in = &counter{Reader: in, add: add}
 	}
-	in = &counter{in, add}
 	var result repository.VolumeResult
 	var err error
 	if decode == nil {
@@ -201,24 +201,18 @@ func (m *carrier) run(ctx context.Context, o kube.ExecOptions, sink func(io.Read
 	return execErr
 }
 
-// counter reports the bytes that pass.
+// counter counts the bytes that pass, and reports them where add is set.
 type counter struct {
 	io.Reader
+	n   int64
 	add func(int64)
 }
 
 func (c *counter) Read(p []byte) (int, error) {
 	n, err := c.Reader.Read(p)
-	c.add(int64(n))
-	return n, err
-}
-
-// tail keeps the first and last bytes of a command's stderr.
-type tail struct{ bytes.Buffer }
-
-func (t *tail) Write(p []byte) (int, error) {
-	if room := 64<<10 - t.Len(); room > 0 {
-		t.Buffer.Write(p[:min(len(p), room)])
+	c.n += int64(n)
+	if c.add != nil {
+		c.add(int64(n))
 	}
-	return len(p), nil
+	return n, err
 }

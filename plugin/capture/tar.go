@@ -1,12 +1,13 @@
 package capture
 
 import (
+	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
@@ -14,91 +15,158 @@ import (
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
-// script sends a folder ($0) as tar on stdout, then says on stderr how tar
-// ended and what checksum the bytes had when they left. The second pipe is one
-// that the shell itself made, so that tee may open it also where the
-// container does not run as root.
-const script = `cd "$0" || exit 9
-{ { { LC_ALL=C tar %s -cf - .; echo "kubectl-backup-tar $?" >&2; } | tee /dev/fd/3 | sha256sum | sed 's/^/kubectl-backup-sum /' >&2; } 3>&1; } | cat`
+// script sends the folder $0 as tar on stdout and then says on stderr how tar
+// ended. It is one command, since each command in a container costs a round
+// through the API server and the kubelet. $1 is what tar is wanted: GNU, or
+// any.
+const script = `case $(tar --version 2>/dev/null) in
+*"GNU tar"*) set -- ` + gnuFlags + ` ;;
+"") exit 8 ;;
+*) test "$1" = any || exit 8; set -- -c ;;
+esac
+cd "$0" || exit 9
+LC_ALL=C tar "$@" -f - .
+echo "kubectl-backup-tar $?" >&2`
 
-// gnuFlags make GNU tar keep what the format can hold.
-const gnuFlags = "--format=posix --sparse --acls --xattrs --xattrs-include='*' --numeric-owner --one-file-system --sort=name --no-check-device"
+// gnuFlags make GNU tar keep what the format can hold, count what it writes,
+// and write in few large pieces.
+const gnuFlags = "-c --format=posix --sparse --acls --xattrs --xattrs-include='*' --numeric-owner --one-file-system --sort=name --no-check-device --totals --blocking-factor=128"
 
-var (
-	tarEnd = regexp.MustCompile(`(?m)^kubectl-backup-tar (\d+)$`)
-	tarSum = regexp.MustCompile(`(?m)^kubectl-backup-sum ([0-9a-f]{64})\b`)
+// Exit codes of the script itself.
+const (
+	exitNoTar    = 8
+	exitNoFolder = 9
 )
 
 // execTar reads a volume with the tar of the application's own image. GNU tar
 // keeps every attribute; with gnu false any tar will do, and what it loses is
 // in the report.
 func (m *carrier) execTar(gnu bool) func(context.Context, *v1alpha1.VolumeLine, func(io.Reader, decodeFunc) error) error {
+	wanted := "any"
+	if gnu {
+		wanted = "GNU"
+	}
 	return func(ctx context.Context, line *v1alpha1.VolumeLine, sink func(io.Reader, decodeFunc) error) error {
-		where := kube.ExecOptions{Namespace: line.Ref.Namespace, Pod: line.Pod, Container: line.Container}
-		flags, err := m.probeTar(ctx, where, gnu)
-		if err != nil {
-			return err
+		words := &tarWords{}
+		where := kube.ExecOptions{
+			Namespace: line.Ref.Namespace, Pod: line.Pod, Container: line.Container,
+			Command: []string{"sh", "-c", script, line.MountPath, wanted}, Stderr: words,
 		}
-		stderr := &tail{}
-		where.Stderr = stderr
-		where.Command = []string{"sh", "-c", fmt.Sprintf(script, flags), line.MountPath}
-		return m.run(ctx, where, func(in io.Reader) error {
-			sum := sha256.New()
-			counted := io.TeeReader(in, sum)
+		err := m.run(ctx, where, func(in io.Reader) error {
+			counted := &counter{Reader: in}
 			return sink(counted, func(ctx context.Context, in io.Reader, enc *volume.Encoder) error {
-				return volume.FromTar(ctx, in, enc, func() error {
-					return tarVerdict(stderr.String(), hex.EncodeToString(sum.Sum(nil)), enc)
-				})
+				return volume.FromTar(ctx, in, enc, func() error { return words.verdict(counted.n, gnu, enc) })
 			})
 		})
+		var exit *kube.ExitError
+		switch {
+		case err == nil:
+			return nil
+		case kube.NoCommand(err):
+			return fmt.Errorf("container %s has no shell", line.Container)
+		case errors.As(err, &exit) && exit.Code == exitNoTar && gnu:
+			return fmt.Errorf("container %s has no GNU tar, and another tar would lose attributes", line.Container)
+		case errors.As(err, &exit) && exit.Code == exitNoTar:
+			return fmt.Errorf("container %s has no tar", line.Container)
+		case errors.As(err, &exit) && exit.Code == exitNoFolder:
+			return fmt.Errorf("container %s may not enter %s", line.Container, line.MountPath)
+		}
+		return err
 	}
 }
 
-// probeTar finds out whether the container has what the script needs.
-func (m *carrier) probeTar(ctx context.Context, where kube.ExecOptions, gnu bool) (flags string, err error) {
-	out, stderr := &tail{}, &tail{}
-	where.Stdout, where.Stderr = out, stderr
-	where.Command = []string{"sh", "-c", "tar --version && for t in tee sha256sum sed cat; do command -v $t || exit 7; done"}
-	if err := m.cluster.Exec(ctx, where); err != nil {
-		return "", fmt.Errorf("container %s has no sh, tar, tee and sha256sum to read with: %w", where.Container, err)
-	}
-	isGNU := strings.Contains(out.String(), "GNU tar")
-	if gnu && !isGNU {
-		return "", fmt.Errorf("the tar in container %s is not GNU tar and would lose attributes", where.Container)
-	}
-	if isGNU {
-		return gnuFlags, nil
-	}
-	return "", nil
+// tarWords takes what the script writes on stderr, line by line: a tree of
+// many unreadable files makes more of it than should be kept.
+type tarWords struct {
+	pending    []byte
+	end, total string
+	last       string // the last line that tar itself wrote
+	issues     volume.Issues
+	count      int
 }
 
-// tarVerdict compares what the sender said of its stream with what arrived and
-// hands what tar complained about to the stream. GNU tar exits with 1 when a
-// file changed while it was read, and with 2 when something was not read.
-func tarVerdict(stderr, sum string, enc *volume.Encoder) error {
-	end, said := tarEnd.FindStringSubmatch(stderr), tarSum.FindStringSubmatch(stderr)
-	if end == nil || said == nil {
+// maxLine bounds a line: a path has at most 4096 bytes, each four when escaped.
+const maxLine = 32 << 10
+
+var (
+	tarEnd   = regexp.MustCompile(`^kubectl-backup-tar (\d+)$`)
+	tarTotal = regexp.MustCompile(`^Total bytes written: (\d+)\b`)
+	// tarPath is the path at the start of GNU tar's complaints and of some of
+	// busybox's; tarCannot is how busybox writes the others.
+	tarPath   = regexp.MustCompile(`^tar: (.+): ((?:Cannot |Read error|Warning: |[Ff]ile |socket |unknown file type|contains ).*)$`)
+	tarCannot = regexp.MustCompile(`^tar: (can't \w+) '(.+)': (.*)$`)
+)
+
+func (w *tarWords) Write(p []byte) (int, error) {
+	w.pending = append(w.pending, p...)
+	for {
+		line, rest, found := bytes.Cut(w.pending, []byte{'\n'})
+		if !found {
+			w.pending = append(w.pending[:0], w.pending[max(0, len(w.pending)-maxLine):]...)
+			return len(p), nil
+		}
+		w.line(string(line))
+		w.pending = rest
+	}
+}
+
+func (w *tarWords) line(l string) {
+	if m := tarEnd.FindStringSubmatch(l); m != nil {
+		w.end = m[1]
+		return
+	}
+	if m := tarTotal.FindStringSubmatch(l); m != nil {
+		w.total = m[1]
+		return
+	}
+	w.last = l
+	var path, what string
+	if m := tarCannot.FindStringSubmatch(l); m != nil {
+		path, what = m[2], m[1]+": "+m[3]
+	} else if m := tarPath.FindStringSubmatch(l); m != nil {
+		path, what = m[1], m[2]
+	} else {
+		return
+	}
+	issue := volume.Issue{Path: tarName(path), Kind: volume.Unreadable, What: what}
+	switch {
+	case strings.Contains(what, "changed as we read it"), strings.Contains(what, "shrank by"):
+		issue.Kind = volume.Changed
+	case strings.Contains(what, "removed before we read it"), strings.HasSuffix(what, ": No such file or directory"):
+		issue.Kind = volume.Vanished
+	case strings.Contains(what, "socket ignored"), strings.Contains(what, "unknown file type"), strings.Contains(what, "different filesystem"):
+		issue.Kind = volume.Skipped
+	}
+	w.count++
+	w.issues.Add(issue)
+}
+
+// tarName is a path as reports show it. GNU tar escapes names much as Go does.
+func tarName(s string) string {
+	if plain, err := strconv.Unquote(`"` + strings.ReplaceAll(s, `"`, `\"`) + `"`); err == nil {
+		s = plain
+	}
+	return volume.Escape(strings.TrimPrefix(strings.TrimPrefix(s, "."), "/"))
+}
+
+// verdict compares what the sender said of its stream with what arrived, and
+// hands tar's complaints to the stream. GNU tar exits with 1 when a file
+// changed while it was read, and any tar with another code than 0 when
+// something was not read: a code that no complaint explains is a loss too.
+//
+// A byte count is enough: between the two ends is TLS, which loses only ends.
+// A tar that does not count has its end mark, which the reader looked for.
+func (w *tarWords) verdict(arrived int64, counts bool, enc *volume.Encoder) error {
+	if w.end == "" || counts && w.total == "" {
 		return fmt.Errorf("%w: the sender did not say how its stream ended", volume.ErrTruncated)
 	}
-	if said[1] != sum {
-		return fmt.Errorf("%w: the sender's checksum is %s, ours is %s", volume.ErrTruncated, said[1], sum)
+	if w.total != "" && w.total != strconv.FormatInt(arrived, 10) {
+		return fmt.Errorf("%w: tar wrote %s bytes, and %d arrived", volume.ErrTruncated, w.total, arrived)
 	}
-	for _, l := range strings.Split(stderr, "\n") {
-		name, what, ok := strings.Cut(strings.TrimPrefix(l, "tar: "), ": ")
-		if !strings.HasPrefix(l, "tar: ") || !ok {
-			continue
-		}
-		issue := volume.Issue{Path: volume.Escape(strings.TrimPrefix(name, "./")), Kind: volume.Unreadable, What: what}
-		switch {
-		case strings.Contains(what, "changed as we read it"), strings.Contains(what, "shrank by"):
-			issue.Kind = volume.Changed
-		case strings.Contains(what, "removed before we read it"):
-			issue.Kind = volume.Vanished
-		case strings.Contains(what, "socket ignored"), strings.Contains(what, "different filesystem"):
-			issue.Kind = volume.Skipped
-		case end[1] == "0":
-			continue // a remark, and tar was content
-		}
+	if w.end != "0" && w.count == 0 {
+		w.issues.Add(volume.Issue{Path: ".", Kind: volume.Unreadable, What: "tar ended with exit code " + w.end + ": " + w.last})
+	}
+	for _, issue := range w.issues.List() {
 		if err := enc.Issue(issue); err != nil {
 			return err
 		}
