@@ -13,6 +13,7 @@ import (
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/graph"
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
 	"github.com/kubectl-backup/kubectl-backup/plugin/rewrite"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
@@ -23,6 +24,9 @@ const established = time.Minute
 
 // execute does what the plan says.
 func (p *Plan) execute(ctx context.Context) error {
+	if err := mover.Sweep(ctx, p.request.Target, ""); err != nil {
+		p.warnings = append(p.warnings, "what an earlier run left behind could not be removed: "+err.Error())
+	}
 	if err := p.makeNamespaces(ctx); err != nil {
 		return err
 	}
@@ -110,12 +114,15 @@ func (p *Plan) restore(ctx context.Context, i *item, o *object.Object) error {
 		i.kind = k
 		i.keepStatus = !k.Has("status")
 	}
-	if i.line.Outcome == v1alpha1.OutcomeApply {
+	if i.subjects != nil && i.line.Outcome == v1alpha1.OutcomeApply {
 		return p.addSubjects(ctx, i)
 	}
 	d, before, err := p.prepare(i, o)
 	if err != nil {
 		return err
+	}
+	if p.toFill(i) {
+		return p.createUnfilled(ctx, i, d, before)
 	}
 	if held := p.held(i); held != nil {
 		return p.restoreHeld(ctx, i, d, before, held)

@@ -228,6 +228,10 @@ func (p *Plan) meet(i *item, live *object.Object) (conflict bool, err error) {
 	if i.subjects != nil {
 		return p.meetBinding(i, d)
 	}
+	if i.holdsClaim() && live.Labels[labelFilling] != "" {
+		i.settle(v1alpha1.OutcomeApply, "an earlier restore was ended while it was being filled: it would be filled again")
+		return false, nil
+	}
 	rewrite.Clean(d, p.cleanOptions(i, true))
 	have, err := digest(d)
 	if err != nil {

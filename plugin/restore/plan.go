@@ -50,6 +50,8 @@ type item struct {
 	made bool
 	// unfilled says that a claim's data is not in place.
 	unfilled bool
+	// before is what a claim had, for when it is filled.
+	before original
 }
 
 func (i *item) settle(o v1alpha1.Outcome, format string, args ...any) {

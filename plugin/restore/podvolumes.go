@@ -31,6 +31,8 @@ import (
 // does not roll, and a ReplicaSet does not replace pods when its template
 // changes, so the pods stay.
 //
+// StatefulSet: see statefulset.go.
+//
 // Where no such way is known, the data comes through an ephemeral container,
 // after the start, and the report says so.
 
@@ -53,8 +55,15 @@ func (p *Plan) held(i *item) []*volumeItem {
 func (p *Plan) restoreHeld(ctx context.Context, i *item, d *rewrite.Draft, before original, held []*volumeItem) error {
 	spec := section(d.Content, "spec")
 	replicas, _ := spec["replicas"].(json.Number)
-	if i.saved.Group == "apps" && i.saved.Kind == "Deployment" && replicas != "" && replicas != "0" && !sharesProcesses(spec) {
-		return p.restoreDeployment(ctx, i, d, before, held, replicas)
+	if i.saved.Group == "apps" && replicas != "" && replicas != "0" && !sharesProcesses(spec) {
+		switch i.saved.Kind {
+		case "Deployment":
+			return p.restoreDeployment(ctx, i, d, before, held, replicas)
+		case "StatefulSet":
+			if p.haveClaims(i, spec, held) {
+				return p.restoreStatefulSet(ctx, i, d, before, held, replicas)
+			}
+		}
 	}
 	created, err := p.create(ctx, i, d, before.managers)
 	if err != nil || created == nil {
@@ -69,6 +78,23 @@ func (p *Plan) restoreHeld(ctx context.Context, i *item, d *rewrite.Draft, befor
 		return nil
 	}
 	return p.fillRunning(ctx, i, held)
+}
+
+// haveClaims says whether all claims of the pods with data are restored: a pod
+// cannot wait for a claim that its set would only make with it.
+func (p *Plan) haveClaims(i *item, spec map[string]any, held []*volumeItem) bool {
+	templates, _ := spec["volumeClaimTemplates"].([]any)
+	for _, v := range held {
+		for _, t := range templates {
+			m, _ := t.(map[string]any)
+			name, _ := section(m, "metadata")["name"].(string)
+			claim := p.bySaved[v1alpha1.Ref{Kind: "PersistentVolumeClaim", Namespace: i.saved.Namespace, Name: name + "-" + v.line.Ref.Name}]
+			if claim == nil || claim.liveUID == "" {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // sharesProcesses says whether the first process of a container is that of the

@@ -15,6 +15,7 @@ import (
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
 	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+	"github.com/kubectl-backup/kubectl-backup/plugin/rewrite"
 	"github.com/kubectl-backup/kubectl-backup/plugin/volume"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
@@ -93,7 +94,7 @@ func (p *Plan) planVolume(ctx context.Context, v *volumeItem, saved v1alpha1.Vol
 		v.settle(v1alpha1.OutcomeSkipped, "it was not saved: %s", saved.Reason)
 	case saved.Snapshot == "":
 		v.settle(v1alpha1.OutcomeFailed, "the backup does not hold its data: %s", saved.Reason)
-	case o == v1alpha1.OutcomeCreate:
+	case o == v1alpha1.OutcomeCreate, claim && o == v1alpha1.OutcomeApply:
 		v.settle(v1alpha1.OutcomeCreate, "its data would be put in place")
 	case claim && (o == v1alpha1.OutcomeUnchanged || o == v1alpha1.OutcomeConflict):
 		user, err := p.userOf(ctx, v.owner.ref)
@@ -141,6 +142,60 @@ func (p *Plan) userOf(ctx context.Context, claim v1alpha1.Ref) (string, error) {
 	return user, nil
 }
 
+// labelFilling stands on a claim from its creation until its data is in place.
+// A claim that still has it was left by a restore that was killed.
+const labelFilling = "kubectl-backup.io/filling"
+
+func (i *item) holdsClaim() bool {
+	return i.saved.Group == "" && i.saved.Kind == "PersistentVolumeClaim"
+}
+
+// toFill says whether a claim gets data.
+func (p *Plan) toFill(i *item) bool {
+	if !i.holdsClaim() {
+		return false
+	}
+	for _, v := range p.volumes {
+		if v.owner == i && v.line.Outcome == v1alpha1.OutcomeCreate {
+			return true
+		}
+	}
+	return false
+}
+
+// createUnfilled makes a claim, marked, or takes up the one that an ended
+// restore had made.
+func (p *Plan) createUnfilled(ctx context.Context, i *item, d *rewrite.Draft, before original) error {
+	i.before = before
+	if i.line.Outcome == v1alpha1.OutcomeApply {
+		i.made = true
+		return nil
+	}
+	meta := section(d.Content, "metadata")
+	labels := section(meta, "labels")
+	if labels == nil {
+		labels = map[string]any{}
+		meta["labels"] = labels
+	}
+	labels[labelFilling] = p.request.Record.ID
+	_, err := p.create(ctx, i, d, before.managers)
+	return err
+}
+
+// filled takes the mark off a claim whose data is in place.
+func (p *Plan) filled(ctx context.Context, i *item) error {
+	// Killed from here on, the data is there; the mark must not stay.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	live, err := p.patchAs(ctx, i.kind, i.ref, map[string]any{"metadata": map[string]any{"labels": map[string]any{labelFilling: nil}}}, kube.WriteOptions{})
+	if err != nil {
+		return fmt.Errorf("take the mark %s off the claim: %w", labelFilling, err)
+	}
+	i.before.managers.Creator = "" // the mark left an owner behind
+	p.finishObject(ctx, i, live, i.before)
+	return nil
+}
+
 // fillClaims puts the data into the claims that a wave made.
 func (p *Plan) fillClaims(ctx context.Context, wave []v1alpha1.Ref) error {
 	in := map[*item]bool{}
@@ -176,9 +231,13 @@ func (p *Plan) fillClaim(ctx context.Context, v *volumeItem) error {
 	}
 	pod := mover.Pod(v.owner.ref.Namespace, p.request.Image, v.owner.ref.Name, false)
 	pod.Labels[kube.LabelRun] = p.request.Record.ID
-	return mover.With(ctx, p.request.Target, pod, func(name string) error {
+	err := mover.With(ctx, p.request.Target, pod, func(name string) error {
 		return p.receive(ctx, v, methodHelper, kube.ExecOptions{Namespace: pod.Namespace, Pod: name, Container: "mover"}, mover.Root)
 	})
+	if err != nil {
+		return err
+	}
+	return p.filled(ctx, v.owner)
 }
 
 // withdraw fails a volume and takes back the claim that this restore had made
