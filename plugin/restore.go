@@ -162,11 +162,19 @@ func (o *restoreOptions) Run(ctx context.Context, id string) error {
 	}
 	document, err := restore.Run(ctx, request)
 	progress.Close()
-	if err != nil {
+	if document == nil {
 		return err
+	}
+	ended := err
+	if ended != nil {
+		// It was ended in the middle: the report says how far it came.
+		document.ExitCode = exitCode(ctx, ended)
 	}
 	if err := ui.Document(o.env.Out, document, o.output.value); err != nil {
 		return err
+	}
+	if ended != nil {
+		return &resultError{code: document.ExitCode, message: ended.Error()}
 	}
 	return documentError(document)
 }
