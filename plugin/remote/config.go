@@ -309,7 +309,10 @@ func (s *scrubber) clean(err error) error {
 			c.is = append(c.is, sentinel)
 		}
 	}
+	if isFull(err) {
+		c.is = append(c.is, errNoSpace)
+	}
 	return c
 }
 
-var kept = []error{context.Canceled, context.DeadlineExceeded, fs.ErrorPermissionDenied, errNoSpace, errReadOnly}
+var kept = []error{context.Canceled, context.DeadlineExceeded, fs.ErrorPermissionDenied, errReadOnly}

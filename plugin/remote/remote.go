@@ -38,7 +38,7 @@ import (
 const listParallelism = 8
 
 // lowLevelRetries is how often rclone tries one request again by itself.
-const lowLevelRetries = 5
+const lowLevelRetries = 3
 
 // Open opens the remote that a BackupRemote names. conf is more configuration
 // in the format of rclone.conf, or nil; sections of the spec win over it. A
@@ -67,6 +67,11 @@ func Open(ctx context.Context, spec v1alpha1.BackupRemoteSpec, conf []byte) (blo
 	target := lease.rewrite(spec.Path)
 	if parsed.Name == "" { // a plain path is a remote of type local, with our options
 		target = lease.name(localSection) + ":" + spec.Path
+	}
+	if !strings.HasSuffix(target, ":") && !strings.HasSuffix(target, "/") {
+		// So that no backend asks first whether this is a file: an answer that
+		// it may not, or for another reason does not, give is taken for a yes.
+		target += "/"
 	}
 	ctx, ci := fs.AddConfig(ctx)
 	ci.LowLevelRetries = lowLevelRetries

@@ -3,10 +3,14 @@ package remote_test
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -218,4 +222,51 @@ func TestStorage(t *testing.T) {
 	cancelled, cancel := context.WithCancel(ctx)
 	cancel()
 	require.ErrorIs(t, st.PutBlob(cancelled, "late", bytesOf("x"), blob.PutOptions{}), context.Canceled)
+}
+
+// TestClockThatIsOff: a server that refuses requests for their time is asked
+// again; if it goes on, the error says by how much the clock is off.
+func TestClockThatIsOff(t *testing.T) {
+	for name, c := range map[string]struct {
+		refusals int
+		off      time.Duration
+		want     string
+	}{
+		"once":   {1, 45 * time.Minute, ""},
+		"ahead":  {1000, -45 * time.Minute, `clock of this machine is 4[45]m\d+s ahead of that of the remote`},
+		"behind": {1000, 20 * time.Minute, `clock of this machine is (19|20)m\d+s behind that of the remote`},
+		"right":  {1000, 0, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var left atomic.Int64
+			left.Store(int64(c.refusals))
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Date", time.Now().Add(c.off).UTC().Format(http.TimeFormat))
+				if left.Add(-1) >= 0 {
+					w.WriteHeader(http.StatusForbidden)
+					io.WriteString(w, `<Error><Code>RequestTimeTooSkewed</Code><Message>too different</Message></Error>`)
+					return
+				}
+				w.WriteHeader(http.StatusNotFound)
+			}))
+			defer server.Close()
+			st := open(t, v1alpha1.BackupRemoteSpec{Path: "store:bucket/x", Config: map[string]map[string]string{"store": {
+				"type": "s3", "provider": "Other", "endpoint": server.URL, "access_key_id": "id", "secret_access_key": "secret-of-the-store",
+			}}}, "")
+			var b memory
+			err := st.GetBlob(t.Context(), "kopia.repository", 0, -1, &b)
+			if c.refusals == 1 {
+				require.ErrorIs(t, err, blob.ErrBlobNotFound)
+				return
+			}
+			require.Error(t, err)
+			require.NotErrorIs(t, err, blob.ErrBlobNotFound)
+			if c.want == "" {
+				require.NotContains(t, err.Error(), "clock")
+			} else {
+				require.Regexp(t, c.want, err.Error())
+			}
+		})
+	}
 }

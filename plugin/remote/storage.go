@@ -1,7 +1,6 @@
 package remote
 
 import (
-	"bytes"
 	"context"
 	"crypto/md5"
 	"crypto/rand"
@@ -23,6 +22,7 @@ import (
 	"github.com/rclone/rclone/fs/fserrors"
 	"github.com/rclone/rclone/fs/hash"
 	"github.com/rclone/rclone/fs/object"
+	"github.com/rclone/rclone/lib/file"
 )
 
 var (
@@ -165,22 +165,25 @@ func (b *bridge) hashes(data blob.Bytes) (map[hash.Type]string, error) {
 	if b.fs.Features().SlowHash {
 		return sums, nil
 	}
-	var all bytes.Buffer
+	var all []byte
 	for _, t := range b.fs.Hashes().Array() {
 		if t != hash.MD5 && t != hash.SHA1 {
 			continue
 		}
-		if all.Len() == 0 {
-			if _, err := data.WriteTo(&all); err != nil {
+		if all == nil {
+			in := data.Reader()
+			var err error
+			if all, err = io.ReadAll(in); err != nil {
 				return nil, fmt.Errorf("read blob: %w", err)
 			}
+			in.Close()
 		}
 		switch t {
 		case hash.MD5:
-			sum := md5.Sum(all.Bytes())
+			sum := md5.Sum(all)
 			sums[t] = hex.EncodeToString(sum[:])
 		case hash.SHA1:
-			sum := sha1.Sum(all.Bytes())
+			sum := sha1.Sum(all)
 			sums[t] = hex.EncodeToString(sum[:])
 		}
 	}
@@ -283,10 +286,10 @@ func (e entry) Mode() os.FileMode {
 	return 0o600
 }
 
-// firstPause and attempts bound how long one request is tried: about 6 s on
+// firstPause and attempts bound how long one request is tried: about 3 s on
 // top of what rclone does itself.
 const (
-	attempts   = 5
+	attempts   = 4
 	firstPause = 400 * time.Millisecond
 )
 
@@ -331,22 +334,32 @@ func isNotFound(err error) bool {
 func isFinal(err error) bool {
 	return fserrors.IsNoRetryError(err) || fserrors.IsFatalError(err) ||
 		errors.Is(err, fs.ErrorPermissionDenied) || errors.Is(err, os.ErrPermission) ||
-		errors.Is(err, errNoSpace) || errors.Is(err, errReadOnly)
+		isFull(err) || errors.Is(err, errReadOnly)
 }
 
-// clockHint says that a refusal is about the clock, and by how much it is off
-// where the answer carries the server's time.
+// isFull knows both the system's error and rclone's own, which it gives when
+// it reserves the space beforehand.
+func isFull(err error) bool { return errors.Is(err, errNoSpace) || errors.Is(err, file.ErrDiskFull) }
+
+// clockTolerance is the difference between clocks at which servers begin to
+// refuse signed requests; most allow more.
+const clockTolerance = 4 * time.Minute
+
+// clockHint says that a refusal is probably about the clock, and by how much
+// it is off. A refused HEAD carries no reason, but every answer has a date.
 func clockHint(err error) string {
-	text := err.Error()
-	if !strings.Contains(text, "TimeTooSkewed") && !strings.Contains(text, "RequestExpired") {
+	var response *smithyhttp.ResponseError
+	if !errors.As(err, &response) || response.Response == nil || response.Response.Response == nil {
 		return ""
 	}
-	hint := "; hint: the clock of this machine and the clock of the remote differ"
-	var response *smithyhttp.ResponseError
-	if errors.As(err, &response) && response.Response != nil && response.Response.Response != nil {
-		if there, err := http.ParseTime(response.Response.Header.Get("Date")); err == nil {
-			hint += " by " + time.Until(there).Round(time.Second).Abs().String()
-		}
+	there, dateErr := http.ParseTime(response.Response.Header.Get("Date"))
+	off := time.Until(there).Round(time.Second)
+	if dateErr != nil || off.Abs() < clockTolerance {
+		return ""
 	}
-	return hint + "; set this machine's clock"
+	direction := "behind"
+	if off < 0 {
+		direction = "ahead of"
+	}
+	return fmt.Sprintf("; hint: the clock of this machine is %s %s that of the remote", off.Abs(), direction)
 }

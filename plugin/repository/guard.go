@@ -317,13 +317,13 @@ func (g *guard) bind(ctx context.Context) (context.Context, context.CancelFunc) 
 	}
 }
 
-// explain replaces an error that only says that something ended by the reason
-// for which the remote was given up.
+// explain replaces an error by the reason for which the remote was given up,
+// if it was: what else failed then is a consequence of that.
 func (g *guard) explain(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	if cause := context.Cause(g.dead); cause != nil && !errors.Is(err, ErrStorage) {
+	if cause := context.Cause(g.dead); cause != nil {
 		return cause
 	}
 	if ctx.Err() != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
@@ -364,6 +364,12 @@ func (g *guard) knownPuts() map[blob.ID]bool {
 
 // buffer is a blob.OutputBuffer and blob.Bytes over plain memory.
 type buffer struct{ bytes.Buffer }
+
+// WriteTo does not empty the buffer, as that of bytes.Buffer would.
+func (b *buffer) WriteTo(w io.Writer) (int64, error) {
+	n, err := w.Write(b.Bytes())
+	return int64(n), err
+}
 
 func (b *buffer) Length() int { return b.Len() }
 func (b *buffer) Reader() io.ReadSeekCloser {
