@@ -58,8 +58,12 @@ func New(cfg *rest.Config, contextName string) (*Cluster, error) {
 	// would only hide how busy it is.
 	cfg.QPS, cfg.Burst, cfg.RateLimiter = -1, 0, nil
 	if near(cfg.Host) {
-		// Where the network is not what is slow, compression is.
+		// Where the network is not what is slow, compression is, and so are
+		// HTTP/2's frames: a list costs both sides a third less without.
 		cfg.DisableCompression = true
+		if len(cfg.NextProtos) == 0 {
+			cfg.NextProtos = []string{"http/1.1"}
+		}
 	}
 	if cfg.UserAgent == "" {
 		cfg.UserAgent = "kubectl-backup (" + runtime.GOOS + "/" + runtime.GOARCH + ")"
