@@ -48,13 +48,14 @@ func newMover(e *env) *cobra.Command {
 		},
 	})
 	receive.Flags().Var(&extra, "extra", "what becomes of files that the stream does not have")
-	idle := 10 * time.Minute
+	idle, once := 10*time.Minute, ""
 	wait := &cobra.Command{
 		Use: "wait", Short: "Wait to be used, and end when nobody does", Args: exactArgs(),
 		Example: e.examples("mover wait --idle 10m"),
-		RunE:    func(c *cobra.Command, _ []string) error { return moverWait(c.Context(), idle) },
+		RunE:    func(c *cobra.Command, _ []string) error { return moverWaitOnce(c.Context(), idle, once) },
 	}
 	wait.Flags().DurationVar(&idle, "idle", idle, "end after nothing has run beside it for this long")
+	wait.Flags().StringVar(&once, "once", "", "file that is made when the wait is ended with stop; where it exists there is no wait")
 	c.AddCommand(
 		rootFlag(&cobra.Command{
 			Use: "send", Short: "Read a folder as a stream to stdout", Args: exactArgs(),
@@ -70,6 +71,21 @@ func newMover(e *env) *cobra.Command {
 		},
 	)
 	return c
+}
+
+// moverWaitOnce is moverWait for an init container: when the node restarts, the
+// container runs again, in a pod that has its data.
+func moverWaitOnce(ctx context.Context, idle time.Duration, once string) error {
+	if once == "" {
+		return moverWait(ctx, idle)
+	}
+	if _, err := os.Stat(once); err == nil {
+		return nil
+	}
+	if err := moverWait(ctx, idle); err != nil {
+		return err
+	}
+	return os.WriteFile(once, nil, 0o600)
 }
 
 // moverWait keeps the container alive while other commands run in it. It is

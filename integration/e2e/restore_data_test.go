@@ -221,6 +221,7 @@ func TestRestoreDataBeforeWorkloads(t *testing.T) {
 	_, err = dst.List(t.Context(), dst.kind("apps/v1", "ReplicaSet"), kube.ListOptions{Namespace: copied}, func(o *object.Object) error {
 		sets++
 		require.Len(t, field(contentOf(t, o), "spec", "template", "spec", "initContainers"), 1)
+		require.Len(t, field(contentOf(t, o), "spec", "template", "spec", "volumes"), 1)
 		return nil
 	})
 	require.NoError(t, err)

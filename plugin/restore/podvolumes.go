@@ -128,7 +128,28 @@ func byPod(held []*volumeItem) [][]*volumeItem {
 	return out
 }
 
-// filler is the container that holds a pod until its volumes are filled.
+// stateVolume is one more volume of a pod that is held: in it the holding
+// container remembers that it was released, for when the node starts again and
+// with it all containers of the pod.
+const (
+	stateVolume = "kubectl-backup-state"
+	stateRoot   = "/state"
+	stateFile   = stateRoot + "/filled"
+)
+
+// holder is the container that holds a pod until its volumes are filled.
+func (p *Plan) holder(held []*volumeItem) corev1.Container {
+	c := p.filler(held)
+	c.Command = append(c.Command, "--once", stateFile)
+	c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: stateVolume, MountPath: stateRoot})
+	return c
+}
+
+func state() corev1.Volume {
+	return corev1.Volume{Name: stateVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}
+}
+
+// filler is a container that waits until volumes are filled through it.
 func (p *Plan) filler(held []*volumeItem) corev1.Container {
 	root, no := int64(0), false
 	c := corev1.Container{
@@ -209,22 +230,25 @@ func (p *Plan) fillDeployment(ctx context.Context, i *item, created *object.Obje
 		return err
 	}
 	pod := section(section(section(content, "spec"), "template"), "spec")
-	others, _ := pod["initContainers"].([]any)
-	filler := p.filler(held)
-	initContainers := func(list any) map[string]any {
-		return map[string]any{"spec": map[string]any{"template": map[string]any{"spec": map[string]any{"initContainers": list}}}}
+	containers, _ := pod["initContainers"].([]any)
+	volumes, _ := pod["volumes"].([]any)
+	filler := p.holder(held)
+	template := func(initContainers, volumes []any) map[string]any {
+		lists := map[string]any{"initContainers": initContainers, "volumes": volumes}
+		for k, l := range lists {
+			if l.([]any) == nil {
+				lists[k] = nil // an absent list is taken out, not emptied
+			}
+		}
+		return map[string]any{"spec": map[string]any{"template": map[string]any{"spec": lists}}}
 	}
-	if _, err := p.patchAs(settling, sets, set.Ref, initContainers(append([]any{filler}, others...)), kube.WriteOptions{}); err != nil {
+	if _, err := p.patchAs(settling, sets, set.Ref, template(append([]any{filler}, containers...), append([]any{state()}, volumes...)), kube.WriteOptions{}); err != nil {
 		return fmt.Errorf("hold its pods: %w", err)
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTime)
 		defer cancel()
-		var list any
-		if len(others) > 0 {
-			list = others
-		}
-		if _, err := p.patchAs(ctx, sets, set.Ref, initContainers(list), kube.WriteOptions{}); err != nil {
+		if _, err := p.patchAs(ctx, sets, set.Ref, template(containers, volumes), kube.WriteOptions{}); err != nil {
 			i.warn("its ReplicaSet %s keeps a container that waits for data: %s", set.Ref.Name, err)
 		}
 	}()

@@ -126,7 +126,7 @@ func (p *Plan) makeSetPod(ctx context.Context, i *item, d *rewrite.Draft, name s
 	labels["apps.kubernetes.io/pod-index"] = strconv.FormatInt(ordinal, 10)
 	labels["controller-revision-hash"] = revision
 
-	filler := p.filler(volumes)
+	filler := p.holder(volumes)
 	others, _ := pod["initContainers"].([]any)
 	pod["initContainers"] = append([]any{filler}, others...)
 	pod["hostname"] = name
@@ -140,7 +140,7 @@ func (p *Plan) makeSetPod(ctx context.Context, i *item, d *rewrite.Draft, name s
 		volume, _ := section(m, "metadata")["name"].(string)
 		claimed[volume] = map[string]any{"name": volume, "persistentVolumeClaim": map[string]any{"claimName": volume + "-" + name}}
 	}
-	var all []any
+	all := []any{state()}
 	list, _ := pod["volumes"].([]any)
 	for _, v := range list {
 		m, _ := v.(map[string]any)
