@@ -38,7 +38,8 @@ type place struct {
 	// manifest is the application as it is applied; empty means as it is in
 	// the repository.
 	manifest string
-	// down ends what preparePlace started.
+	// down removes what the demo made in clusters, or the clusters that it
+	// started; nil before there is any.
 	down func(context.Context) error
 }
 
@@ -51,7 +52,7 @@ func preparePlace(ctx context.Context, o options) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &place{options: o, root: root, remote: remote, down: func(context.Context) error { return nil }}
+	p := &place{options: o, root: root, remote: remote}
 	p.env = append(os.Environ(),
 		"PATH="+filepath.Join(root, "bin")+string(os.PathListSeparator)+os.Getenv("PATH"),
 		"KUBECTL_BACKUP_PASSWORD="+rand.Text())
@@ -61,7 +62,7 @@ func preparePlace(ctx context.Context, o options) (*place, error) {
 		err = p.start(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(remote))
+		return nil, errors.Join(err, p.leave(context.WithoutCancel(ctx)))
 	}
 	return p, nil
 }
@@ -73,12 +74,13 @@ func (p *place) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if running.Src == nil && running.Dst == nil && !p.keep {
+	p.down = p.removeNamespaces
+	if running.Src == nil && running.Dst == nil {
 		p.down = func(ctx context.Context) error { return cluster.Down(ctx, dir, os.Stdout) }
 	}
 	clusters, err := cluster.Up(ctx, dir, cluster.Options{Log: os.Stdout})
 	if err != nil {
-		return errors.Join(err, p.down(context.WithoutCancel(ctx)))
+		return err
 	}
 	p.source, p.target = "src", "dst"
 	p.classMap = []string{"--map-storage-class", "fast=premium"}
@@ -125,9 +127,6 @@ func (p *place) borrow(ctx context.Context) error {
 		"      storageClassName: fast\n", "",
 	).Replace(text)
 	p.down = p.removeNamespaces
-	if p.keep {
-		p.down = func(context.Context) error { return nil }
-	}
 	return nil
 }
 
@@ -149,7 +148,10 @@ func (p *place) leave(ctx context.Context) error {
 		}
 		return nil
 	}
-	fmt.Printf("\n== Cleaning up\n")
+	if p.down == nil {
+		return os.RemoveAll(p.remote)
+	}
+	say("Cleaning up")
 	return errors.Join(p.down(ctx), os.RemoveAll(p.remote))
 }
 
