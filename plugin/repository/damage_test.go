@@ -237,6 +237,7 @@ func TestCancelledSession(t *testing.T) {
 	cancel()
 	_, err = s.Commit(ctx, repository.Record{})
 	require.ErrorIs(t, err, context.Canceled)
+	require.NoError(t, s.Abort(t.Context()), "after a commit that failed")
 	_, err = r.Latest(t.Context(), nil)
 	require.ErrorIs(t, err, repository.ErrNoRecord)
 }
@@ -303,6 +304,24 @@ func TestClocks(t *testing.T) {
 	latest, err = behind.Latest(t.Context(), nil)
 	require.NoError(t, err)
 	require.Contains(t, strings.Join(latest.Warnings, "\n"), "future")
+}
+
+func TestReadOnlyWritesNothing(t *testing.T) {
+	m := initialized(t, &repositorytest.Memory{})
+	id, _ := repositorytest.Backup(t, repositorytest.Open(t, at(m), repository.OpenOptions{}), repository.Record{}, repositorytest.Small(t, 1, 1))
+	before := m.Blobs()
+	puts := len(m.Puts())
+	r := repositorytest.Open(t, at(m), repository.OpenOptions{ReadOnly: true})
+	_, err := r.NewSession(t.Context())
+	require.ErrorContains(t, err, "reading only")
+	_, err = r.Delete(t.Context(), id)
+	require.ErrorContains(t, err, "reading only")
+	rec, err := r.Latest(t.Context(), nil)
+	require.NoError(t, err)
+	_, err = repositorytest.Verify(t, r, rec)
+	require.NoError(t, err)
+	require.Equal(t, before, m.Blobs())
+	require.Len(t, m.Puts(), puts)
 }
 
 func TestMembersAndRepeatedObjects(t *testing.T) {

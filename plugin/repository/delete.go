@@ -17,6 +17,9 @@ import (
 // Where the remote refuses to delete the record (object lock), nothing is
 // changed and the error says so.
 func (r *Repository) Delete(ctx context.Context, id string) (warnings []string, err error) {
+	if r.readOnly {
+		return nil, errReadOnly
+	}
 	ctx, cancel := r.guard.bind(ctx)
 	defer cancel()
 	rec, err := r.Record(ctx, id)

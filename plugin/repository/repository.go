@@ -45,6 +45,8 @@ var (
 	ErrStorage = errors.New("the remote failed")
 )
 
+var errReadOnly = errors.New("the repository was opened for reading only")
+
 // OpenOptions say how to open a repository.
 type OpenOptions struct {
 	// ReadOnly refuses every write.
@@ -60,6 +62,8 @@ type Repository struct {
 	rep   repo.DirectRepository
 	now   func() time.Time
 	key   []byte // seals records
+
+	readOnly bool
 
 	closing sync.Once
 }
@@ -87,7 +91,7 @@ func Open(ctx context.Context, st blob.Storage, password string, o OpenOptions) 
 		rep, err := g.attempt(ctx, password, o)
 		switch {
 		case err == nil:
-			r := &Repository{guard: g, rep: rep, now: o.Clock}
+			r := &Repository{guard: g, rep: rep, now: o.Clock, readOnly: o.ReadOnly}
 			if r.key, err = rep.DeriveKey(recordKeyPurpose, recordKeyLength); err != nil {
 				return nil, errors.Join(fmt.Errorf("derive the key of records: %w", err), rep.Close(ctx))
 			}

@@ -35,7 +35,7 @@ const (
 const objectWriters = 4
 
 // Session writes one backup. Its methods may be called from many goroutines,
-// but Commit and Abort only once and after all others.
+// but Commit and Abort only after all others.
 type Session struct {
 	r      *Repository
 	id     string
@@ -46,7 +46,8 @@ type Session struct {
 
 	queue   chan job
 	workers sync.WaitGroup
-	closed  bool
+	drained sync.Once
+	closed  sync.Once // kopia counts closes, so a second one would end the repository
 
 	mu      sync.Mutex
 	err     error
@@ -71,6 +72,9 @@ type row struct {
 // NewSession starts a backup. Its id is known at once, for labelling what the
 // run makes elsewhere.
 func (r *Repository) NewSession(ctx context.Context) (*Session, error) {
+	if r.readOnly {
+		return nil, errReadOnly
+	}
 	id, err := newID(r.now())
 	if err != nil {
 		return nil, err
@@ -178,7 +182,7 @@ func (s *Session) commit(ctx context.Context, rec Record) (string, error) {
 	defer cancel()
 	defer s.cancel()
 	s.drain()
-	defer s.w.Close(context.WithoutCancel(ctx))
+	defer s.close(context.WithoutCancel(ctx))
 	if err := s.failure(); err != nil {
 		return "", err
 	}
@@ -217,22 +221,26 @@ func (s *Session) commit(ctx context.Context, rec Record) (string, error) {
 }
 
 // Abort gives the backup up. What was uploaded is not referred to by anything.
+// After a Commit that failed it does nothing.
 func (s *Session) Abort(ctx context.Context) error {
 	s.fail(errors.New("the backup was given up"))
 	s.cancel()
 	s.drain()
-	if err := s.w.Close(ctx); err != nil {
-		return fmt.Errorf("end the session: %w", err)
-	}
-	return nil
+	return s.close(ctx)
 }
 
 func (s *Session) drain() {
-	if !s.closed {
-		s.closed = true
-		close(s.queue)
-	}
+	s.drained.Do(func() { close(s.queue) })
 	s.workers.Wait()
+}
+
+func (s *Session) close(ctx context.Context) error {
+	var err error
+	s.closed.Do(func() { err = s.w.Close(ctx) })
+	if err != nil {
+		return fmt.Errorf("end the session: %w", err)
+	}
+	return nil
 }
 
 // writeTree writes the folder of the backup: the report, and a folder of

@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"sync"
@@ -12,7 +13,7 @@ import (
 // request each would cost a round trip per object. A window is a piece of a
 // pack that is fetched at once; the memory that windows take is bounded.
 const (
-	windowSize = 4 << 20
+	windowSize = 2 << 20
 	maxWindows = 8
 )
 
@@ -87,6 +88,7 @@ func (c *windowCache) load(ctx context.Context, id blob.ID, start int64) ([]byte
 		return nil, fmt.Errorf("%s ends before byte %d: %w", id, start, blob.ErrInvalidRange)
 	}
 	var out buffer
+	out.Grow(windowSize + bytes.MinRead) // so that reading into it does not copy it again
 	if err := c.fetch(ctx, id, start, min(windowSize, length-start), &out); err != nil {
 		return nil, err
 	}
