@@ -184,7 +184,6 @@ func TestRestoreDataBeforeWorkloads(t *testing.T) {
 	r.StorageClasses = map[string]string{"basalt": "premium"}
 	dst.removeNamespace(copied)
 	d := complete(t, r)
-	t.Log(pretty(d))
 
 	claim := dst.must("v1", "PersistentVolumeClaim", copied, "clay-kiln-0")
 	require.Equal(t, "premium", field(claim, "spec", "storageClassName"))
@@ -226,7 +225,7 @@ func TestRestoreDataBeforeWorkloads(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.Equal(t, 1, sets)
-	for name := range owners2(t, dep) {
+	for name := range managers(t, dep) {
 		require.NotContains(t, name, kube.FieldManager)
 	}
 	for _, v := range d.Volumes {
@@ -309,7 +308,7 @@ spec:
 	d := complete(t, r)
 	set := dst.must("apps/v1", "StatefulSet", ns, "throw")
 	require.EqualValues(t, 2, field(set, "spec", "replicas"))
-	for name := range owners2(t, set) {
+	for name := range managers(t, set) {
 		require.NotContains(t, name, kube.FieldManager)
 	}
 	require.Equal(t, []string{"lone", "throw-0", "throw-1"}, podNames(dst.pods(ns)))

@@ -153,7 +153,7 @@ func (p *Plan) order() {
 // read takes every object of the backup in hand once, and keeps what decides
 // about it.
 func (p *Plan) read(ctx context.Context) error {
-	volumesOf := map[string]bool{} // PersistentVolumes that are in the backup
+	volumesOf := map[string]bool{} // PersistentVolumes that move along with their claims
 	err := p.request.Repository.ObjectsOf(ctx, *p.request.Record, func(ref v1alpha1.Ref) bool {
 		return ref.Kind == "CustomResourceDefinition" || ref.Group == "" && ref.Kind == "PersistentVolume"
 	}, func(o *object.Object) error {
@@ -162,7 +162,7 @@ func (p *Plan) read(ctx context.Context) error {
 			return err
 		}
 		if o.Ref.Kind == "PersistentVolume" {
-			volumesOf[o.Ref.Name] = true
+			volumesOf[o.Ref.Name] = !provisioned(o)
 			return nil
 		}
 		return p.define(o)
@@ -305,6 +305,10 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 		i.settle(v1alpha1.OutcomeSkipped, "%s", why)
 		return nil
 	}
+	if o.Ref.Group == "" && o.Ref.Kind == "PersistentVolume" && provisioned(o) {
+		i.settle(v1alpha1.OutcomeSkipped, "it was provisioned for its claim, which gets a new one; deleting a copy could delete the disk of the first")
+		return nil
+	}
 	if to, ok := p.request.StorageClasses[o.Ref.Name]; ok && o.Ref.Group == "storage.k8s.io" && o.Ref.Kind == "StorageClass" {
 		i.settle(v1alpha1.OutcomeSkipped, "its claims are mapped to storage class %s", to)
 		return nil
@@ -363,6 +367,12 @@ func kindName(r v1alpha1.Ref) string {
 		return r.Kind
 	}
 	return r.Kind + "." + r.Group
+}
+
+// provisioned says whether a PersistentVolume was made for a claim, and not by
+// hand.
+func provisioned(o *object.Object) bool {
+	return o.Annotations["pv.kubernetes.io/provisioned-by"] != ""
 }
 
 // summary says what the rules change, shortly.

@@ -77,7 +77,7 @@ func (p *Plan) restoreHeld(ctx context.Context, i *item, d *rewrite.Draft, befor
 		}
 		return nil
 	}
-	return p.fillRunning(ctx, i, held)
+	return p.fillRunning(ctx, i, held, sharesProcesses(spec))
 }
 
 // haveClaims says whether all claims of the pods with data are restored: a pod
@@ -100,7 +100,10 @@ func (p *Plan) haveClaims(i *item, spec map[string]any, held []*volumeItem) bool
 // sharesProcesses says whether the first process of a container is that of the
 // whole pod: a mover there could not be ended by itself.
 func sharesProcesses(spec map[string]any) bool {
-	shared, _ := section(section(spec, "template"), "spec")["shareProcessNamespace"].(bool)
+	if template := section(spec, "template"); template != nil {
+		spec = section(template, "spec")
+	}
+	shared, _ := spec["shareProcessNamespace"].(bool)
 	return shared
 }
 
@@ -338,8 +341,9 @@ func (p *Plan) awaitFiller(ctx context.Context, ref v1alpha1.Ref, container stri
 	})
 }
 
-// fillRunning puts data into volumes of pods that run already.
-func (p *Plan) fillRunning(ctx context.Context, i *item, held []*volumeItem) error {
+// fillRunning puts data into volumes of pods that run already. With shared
+// processes the container that was added is left to end by itself.
+func (p *Plan) fillRunning(ctx context.Context, i *item, held []*volumeItem, shared bool) error {
 	groups := byPod(held)
 	waiting, cancel := context.WithTimeoutCause(ctx, settleTime, errors.New("its pods did not come up in time"))
 	defer cancel()
@@ -354,7 +358,7 @@ func (p *Plan) fillRunning(ctx context.Context, i *item, held []*volumeItem) err
 	for n, volumes := range groups {
 		pod := pods[n].Ref
 		for _, v := range volumes {
-			if err := p.fillEphemeral(waiting, pod, v); err != nil {
+			if err := p.fillEphemeral(waiting, pod, v, shared); err != nil {
 				v.settle(v1alpha1.OutcomeFailed, "its data could not be put in place: %s", err)
 				continue
 			}
@@ -365,7 +369,7 @@ func (p *Plan) fillRunning(ctx context.Context, i *item, held []*volumeItem) err
 	return nil
 }
 
-func (p *Plan) fillEphemeral(ctx context.Context, pod v1alpha1.Ref, v *volumeItem) error {
+func (p *Plan) fillEphemeral(ctx context.Context, pod v1alpha1.Ref, v *volumeItem, shared bool) error {
 	if _, err := p.request.Target.WaitPodRunning(ctx, pod.Namespace, pod.Name); err != nil {
 		return err
 	}
@@ -375,7 +379,9 @@ func (p *Plan) fillEphemeral(ctx context.Context, pod v1alpha1.Ref, v *volumeIte
 		return err
 	}
 	where := kube.ExecOptions{Namespace: pod.Namespace, Pod: pod.Name, Container: c.Name}
-	defer p.release(ctx, where)
+	if !shared {
+		defer p.release(ctx, where)
+	}
 	return p.receive(ctx, v, methodEphemeral, where, rootOf(v))
 }
 

@@ -115,6 +115,9 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 		return p.Document(), nil
 	}
 	err = p.execute(ctx)
+	if err != nil {
+		p.abandon()
+	}
 	d := p.Document()
 	d.Kind = "RestoreReport"
 	d.Started, d.Seconds = started.UTC().Format(time.RFC3339Nano), time.Since(started).Seconds()
@@ -123,4 +126,18 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 		return d, err
 	}
 	return d, nil
+}
+
+// abandon gives what a restore that was ended did not come to its true line.
+func (p *Plan) abandon() {
+	for _, i := range p.items {
+		if i.line.Outcome == v1alpha1.OutcomeCreate || i.line.Outcome == v1alpha1.OutcomeApply {
+			i.settle(v1alpha1.OutcomeFailed, "the restore was ended before it was finished with it")
+		}
+	}
+	for _, v := range p.volumes {
+		if v.line.Outcome == v1alpha1.OutcomeCreate {
+			v.settle(v1alpha1.OutcomeFailed, "the restore was ended before its data was in place")
+		}
+	}
 }

@@ -74,6 +74,15 @@ func (p *Plan) planVolumes(ctx context.Context) error {
 			data++
 		}
 	}
+	known := map[*item]bool{}
+	for _, v := range p.volumes {
+		known[v.owner] = true
+	}
+	for _, i := range p.items {
+		if i.holdsClaim() && i.newVolume && i.line.Outcome == v1alpha1.OutcomeCreate && !known[i] {
+			i.warn("it comes back empty: the backup says nothing about its data")
+		}
+	}
 	if data > 0 && p.request.Image == "" {
 		return fmt.Errorf("the backup holds the data of %d volume(s), and there is no image to put it in place with (hint: name one that has this program in it, with --mover-image)", data)
 	}
