@@ -25,6 +25,10 @@ const script = `case $(tar --version 2>/dev/null) in
 *) test "$1" = any || exit 8; set -- -c ;;
 esac
 cd "$0" || exit 9
+here=$(pwd -P)
+while read -r _ at _; do
+	case $at in "${here%/}"/?*) exit 10 ;; esac
+done </proc/self/mounts
 LC_ALL=C tar "$@" -f - .
 echo "kubectl-backup-tar $?" >&2`
 
@@ -36,6 +40,9 @@ const gnuFlags = "-c --format=posix --sparse --acls --xattrs --xattrs-include='*
 const (
 	exitNoTar    = 8
 	exitNoFolder = 9
+	// Another volume is mounted inside this one. tar could leave it out only
+	// where it lies on another disk.
+	exitNested = 10
 )
 
 // execTar reads a volume with the tar of the application's own image. GNU tar
@@ -70,6 +77,8 @@ func (m *carrier) execTar(gnu bool) func(context.Context, *v1alpha1.VolumeLine, 
 			return fmt.Errorf("container %s has no tar", line.Container)
 		case errors.As(err, &exit) && exit.Code == exitNoFolder:
 			return fmt.Errorf("container %s may not enter %s", line.Container, line.MountPath)
+		case errors.As(err, &exit) && exit.Code == exitNested:
+			return fmt.Errorf("container %s has another volume mounted inside %s", line.Container, line.MountPath)
 		}
 		return err
 	}
@@ -81,9 +90,12 @@ type tarWords struct {
 	pending    []byte
 	end, total string
 	last       string // the last line that tar itself wrote
-	issues     volume.Issues
-	count      int
+	issues     []volume.Issue
+	more       map[volume.Kind]int // those after maxComplaints
 }
+
+// maxComplaints is how many complaints are kept in words; more are counted.
+const maxComplaints = 20000
 
 // maxLine bounds a line: a path has at most 4096 bytes, each four when escaped.
 const maxLine = 32 << 10
@@ -137,13 +149,22 @@ func (w *tarWords) line(l string) {
 	case strings.Contains(what, "socket ignored"), strings.Contains(what, "unknown file type"), strings.Contains(what, "different filesystem"):
 		issue.Kind = volume.Skipped
 	}
-	w.count++
-	w.issues.Add(issue)
+	if len(w.issues) < maxComplaints {
+		w.issues = append(w.issues, issue)
+		return
+	}
+	if w.more == nil {
+		w.more = map[volume.Kind]int{}
+	}
+	w.more[issue.Kind]++
 }
 
-// tarName is a path as reports show it. GNU tar escapes names much as Go does.
+// goEscapes turns the escapes of GNU tar into those of Go.
+var goEscapes = strings.NewReplacer(`\\`, `\\`, `\:`, `:`, `\ `, ` `, `"`, `\"`)
+
+// tarName is a path as reports show it.
 func tarName(s string) string {
-	if plain, err := strconv.Unquote(`"` + strings.ReplaceAll(s, `"`, `\"`) + `"`); err == nil {
+	if plain, err := strconv.Unquote(`"` + goEscapes.Replace(s) + `"`); err == nil {
 		s = plain
 	}
 	return volume.Escape(strings.TrimPrefix(strings.TrimPrefix(s, "."), "/"))
@@ -163,12 +184,19 @@ func (w *tarWords) verdict(arrived int64, counts bool, enc *volume.Encoder) erro
 	if w.total != "" && w.total != strconv.FormatInt(arrived, 10) {
 		return fmt.Errorf("%w: tar wrote %s bytes, and %d arrived", volume.ErrTruncated, w.total, arrived)
 	}
-	if w.end != "0" && w.count == 0 {
-		w.issues.Add(volume.Issue{Path: ".", Kind: volume.Unreadable, What: "tar ended with exit code " + w.end + ": " + w.last})
+	if w.end != "0" && len(w.issues) == 0 {
+		w.issues = append(w.issues, volume.Issue{Path: ".", Kind: volume.Unreadable, What: "tar ended with exit code " + w.end + ": " + w.last})
 	}
-	for _, issue := range w.issues.List() {
+	for _, issue := range w.issues {
 		if err := enc.Issue(issue); err != nil {
 			return err
+		}
+	}
+	for kind, n := range w.more {
+		for range n {
+			if err := enc.Issue(volume.Issue{Path: ".", Kind: kind}); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
