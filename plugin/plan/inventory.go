@@ -182,15 +182,18 @@ func (inv *inventory) warnOfKinds() {
 			if group == v1alpha1.CoreGroup {
 				group = ""
 			}
-			found := kind == "*"
+			found, elsewhere := kind == "*", false
 			for gk := range inv.kinds {
+				elsewhere = elsewhere || gk.Kind == kind
 				found = found || gk.Kind == kind && (!qualified || gk.Group == group)
 			}
 			if found {
 				continue
 			}
 			hint := ""
-			if near := v1alpha1.Nearest(kind, served); near != "" && near != kind {
+			if elsewhere {
+				hint = fmt.Sprintf("; it serves %s in another API group", kind)
+			} else if near := v1alpha1.Nearest(kind, served); near != "" {
 				hint = fmt.Sprintf("; did you mean %q?", near)
 			}
 			inv.warn("select entry %q: this cluster serves no kind %s%s", entryName(e, i), name, hint)

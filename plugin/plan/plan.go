@@ -96,6 +96,7 @@ func finish(d *v1alpha1.Document, inv *inventory) {
 	slices.SortFunc(d.Unread, func(a, b v1alpha1.UnreadKind) int {
 		return cmp.Or(strings.Compare(a.Group, b.Group), strings.Compare(a.Version, b.Version), strings.Compare(a.Kind, b.Kind))
 	})
+	d.Warnings = append(d.Warnings, inv.warnings...)
 	slices.Sort(d.Warnings)
 	d.Warnings = slices.Compact(d.Warnings)
 	byGroup := map[string]*v1alpha1.GroupLine{}

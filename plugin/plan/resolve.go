@@ -37,7 +37,7 @@ func (inv *inventory) resolve(ctx context.Context) (*graph.Graph, *graph.Closure
 		wanted = append(wanted, inv.wantedEnds(declared)...)
 		if len(wanted) == 0 {
 			if declared != nil {
-				return nil, nil, v1alpha1.Usagef("policy %s: %w", policyName(inv.r.Policy), declared)
+				return nil, nil, inv.refuseEdges(declared)
 			}
 			if err := inv.keepRest(ctx, closure); err != nil {
 				return nil, nil, err
@@ -98,16 +98,52 @@ func (inv *inventory) wantedEnds(err error) []v1alpha1.Ref {
 			if gk.Kind != edge.End.Kind || edge.End.Group != "" && gk.Group != edge.End.Group {
 				continue
 			}
-			key := v1alpha1.Ref{Group: gk.Group, Kind: gk.Kind, Name: edge.End.Name}
-			if k.Namespaced {
-				key.Namespace = cmp.Or(edge.End.Namespace, inv.r.Policy.Namespace)
-			}
-			if k.Namespaced == (key.Namespace != "") {
-				inv.want(set, key)
+			for _, ns := range inv.namespacesOf(edge, k.Namespaced) {
+				inv.want(set, v1alpha1.Ref{Group: gk.Group, Kind: gk.Kind, Namespace: ns, Name: edge.End.Name})
 			}
 		}
 	}
 	return slices.SortedFunc(maps.Keys(set), v1alpha1.Ref.Compare)
+}
+
+// namespacesOf are the namespaces that an end of a declared edge may be in:
+// its own, else that of the other end or of the policy, else those where an
+// object that the other end names was found.
+func (inv *inventory) namespacesOf(edge *graph.DeclaredEdgeError, namespaced bool) []string {
+	if !namespaced {
+		return []string{""}
+	}
+	declared := inv.r.Policy.Spec.Grouping.Edges[edge.Index]
+	other := declared.From
+	if edge.End == declared.From {
+		other = declared.To
+	}
+	if ns := cmp.Or(edge.End.Namespace, other.Namespace, inv.r.Policy.Namespace); ns != "" {
+		return []string{ns}
+	}
+	found := map[string]bool{}
+	for key := range inv.refs {
+		if key.Kind == other.Kind && key.Name == other.Name && key.Namespace != "" {
+			found[key.Namespace] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+// refuseEdges is the error of declared edges that cannot be, each with the
+// place where it stands.
+func (inv *inventory) refuseEdges(err error) error {
+	var faults []*v1alpha1.FieldError
+	for _, e := range joined(err) {
+		var edge *graph.DeclaredEdgeError
+		if !errors.As(e, &edge) {
+			return err
+		}
+		path := fmt.Sprintf("spec.grouping.edges[%d]", edge.Index)
+		end := v1alpha1.Ref{Group: edge.End.Group, Kind: edge.End.Kind, Namespace: edge.End.Namespace, Name: edge.End.Name}
+		faults = append(faults, &v1alpha1.FieldError{Position: inv.r.Policy.At(path), Path: path, Message: fmt.Sprintf("%s: %s", end, edge.Reason)})
+	}
+	return v1alpha1.JoinFieldErrors(faults)
 }
 
 // joined takes apart what errors.Join put together.
@@ -307,10 +343,11 @@ func (inv *inventory) describe(d *v1alpha1.Document, c *graph.Closure, m *member
 	for _, r := range c.Referred {
 		d.Objects = append(d.Objects, v1alpha1.ObjectLine{Ref: inv.versioned(r.Ref), Outcome: v1alpha1.OutcomeReferred, Reason: r.Reason + "; not selected, so it is not saved"})
 	}
-	inv.describeMissing(d, c)
+	if inv.r.Policy.Spec.Dependencies != v1alpha1.DependenciesIgnore { // else nobody looked for them
+		inv.describeMissing(d, c)
+	}
 	d.Objects = append(d.Objects, inv.undecided...)
 	d.Unread = inv.unread
-	d.Warnings = append(d.Warnings, inv.warnings...)
 	for i, e := range inv.r.Policy.Spec.Select {
 		name := entryName(e, i)
 		d.Select = append(d.Select, v1alpha1.SelectLine{Name: name, Matched: inv.matched[name], Optional: e.Optional})
