@@ -282,7 +282,7 @@ func TestPlanFollowsDependencies(t *testing.T) {
 			switch n.kind {
 			case "Namespace": // what is saved has to be put somewhere
 				want = v1alpha1.OutcomeInclude
-			case "Role", "StorageClass": // the account and the claim, which are not selected, need them
+			case "Role", "RoleBinding", "StorageClass": // they belong to the account and the claim, which are not selected
 				continue
 			}
 			o := objectLine(t, d, n.kind, n.ns, n.name)
