@@ -3,12 +3,9 @@ package plugin
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -67,7 +64,7 @@ func newMover(e *env) *cobra.Command {
 		receive, wait,
 		&cobra.Command{
 			Use: "stop", Short: "End the wait in the same container", Args: exactArgs(), Example: e.examples("mover stop"),
-			RunE: func(*cobra.Command, []string) error { return syscall.Kill(1, syscall.SIGTERM) },
+			RunE: func(*cobra.Command, []string) error { return moverStop() },
 		},
 	)
 	return c
@@ -102,11 +99,11 @@ func moverWait(ctx context.Context, idle time.Duration) error {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
-			busy, err := othersRun()
+			others, err := beside()
 			if err != nil {
 				return err
 			}
-			if busy {
+			if len(others) > 0 {
 				last = now
 			}
 			if now.Sub(last) > idle {
@@ -114,32 +111,4 @@ func moverWait(ctx context.Context, idle time.Duration) error {
 			}
 		}
 	}
-}
-
-// othersRun says whether another process of this program runs in this PID
-// namespace. With a shared one it may see another container's: it then waits
-// for that one too.
-func othersRun() (bool, error) {
-	self, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return false, err
-	}
-	folders, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		return false, err
-	}
-	for _, f := range folders {
-		pid, err := strconv.Atoi(filepath.Base(f))
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		exe, err := os.Readlink(f + "/exe")
-		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
-			return false, err
-		}
-		if exe == self {
-			return true, nil
-		}
-	}
-	return false, nil
 }
