@@ -178,6 +178,25 @@ func TestRemotesOfOneName(t *testing.T) {
 	require.Empty(t, left)
 }
 
+// TestLookingWritesNothing: an empty remote stays empty until the first blob,
+// and then says how it is laid out.
+func TestLookingWritesNothing(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "none")
+	st := open(t, v1alpha1.BackupRemoteSpec{Path: dir}, "")
+	ctx := t.Context()
+	var b memory
+	require.ErrorIs(t, st.GetBlob(ctx, "kopia.repository", 0, -1, &b), blob.ErrBlobNotFound)
+	_, err := st.GetMetadata(ctx, "kopia.repository")
+	require.ErrorIs(t, err, blob.ErrBlobNotFound)
+	require.NoError(t, st.ListBlobs(ctx, "", func(blob.Metadata) error { return nil }))
+	require.NoDirExists(t, dir)
+	require.NoError(t, st.PutBlob(ctx, "first", bytesOf("a"), blob.PutOptions{}))
+	layout, err := os.ReadFile(filepath.Join(dir, ".shards"))
+	require.NoError(t, err)
+	require.Contains(t, string(layout), "maxNonShardedLength")
+	require.NoError(t, st.PutBlob(ctx, "second", bytesOf("a"), blob.PutOptions{}))
+}
+
 // TestStorage is what kopia asks of a storage.
 func TestStorage(t *testing.T) {
 	dir := t.TempDir()

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 	"crypto/md5"
 	"crypto/rand"
@@ -13,11 +14,13 @@ import (
 	"os"
 	"path"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"github.com/kopia/kopia/repo/blob"
+	"github.com/kopia/kopia/repo/blob/sharded"
 	"github.com/rclone/rclone/fs"
 	"github.com/rclone/rclone/fs/fserrors"
 	"github.com/rclone/rclone/fs/hash"
@@ -37,6 +40,9 @@ type bridge struct {
 	conf    context.Context // holds rclone's options for this remote, nothing else
 	secrets *scrubber
 	staged  bool // the remote shows files while they are written
+
+	layoutMutex sync.Mutex
+	layout      []byte // of a remote that is empty so far; see PutBlobInPath
 }
 
 // showsPartialFiles says whether a reader could see part of a file that is
@@ -113,6 +119,9 @@ func (b *bridge) GetMetadataFromPath(ctx context.Context, _, file string) (blob.
 // PutBlobInPath stores the whole blob or nothing. It has succeeded when the
 // object that the remote gave back has the size, and where it costs nothing
 // the checksum, of what was sent.
+//
+// The sharded layout describes itself in a file as soon as anybody looks for a
+// blob. Looking must not write, so that file waits for the first blob.
 func (b *bridge) PutBlobInPath(ctx context.Context, _, file string, data blob.Bytes, opts blob.PutOptions) error {
 	switch {
 	case opts.HasRetentionOptions():
@@ -122,6 +131,45 @@ func (b *bridge) PutBlobInPath(ctx context.Context, _, file string, data blob.By
 	case !opts.SetModTime.IsZero():
 		return blob.ErrSetTimeUnsupported
 	}
+	if name(file) == sharded.ParametersFile {
+		b.layoutMutex.Lock()
+		defer b.layoutMutex.Unlock()
+		b.layout, _ = io.ReadAll(data.Reader()) // from memory
+		return nil
+	}
+	if err := b.writeLayout(ctx); err != nil {
+		return err
+	}
+	return b.put(ctx, file, data, opts)
+}
+
+// writeLayout writes the description of the layout, where it still waits.
+func (b *bridge) writeLayout(ctx context.Context) error {
+	b.layoutMutex.Lock()
+	defer b.layoutMutex.Unlock()
+	if b.layout == nil {
+		return nil
+	}
+	if err := b.put(ctx, sharded.ParametersFile, inMemory(b.layout), blob.PutOptions{}); err != nil {
+		return err
+	}
+	b.layout = nil
+	return nil
+}
+
+// inMemory is a blob.Bytes.
+type inMemory []byte
+
+func (m inMemory) Length() int { return len(m) }
+func (m inMemory) Reader() io.ReadSeekCloser {
+	return struct {
+		io.ReadSeeker
+		io.Closer
+	}{bytes.NewReader(m), io.NopCloser(nil)}
+}
+func (m inMemory) WriteTo(w io.Writer) (int64, error) { return bytes.NewReader(m).WriteTo(w) }
+
+func (b *bridge) put(ctx context.Context, file string, data blob.Bytes, opts blob.PutOptions) error {
 	hashes, err := b.hashes(data)
 	if err != nil {
 		return err
