@@ -53,7 +53,7 @@ var parts = []struct {
 
 func run(ctx context.Context) error {
 	b := &bench{}
-	only := flag.String("only", "", "measure one part: objects or volumes")
+	only := flag.String("only", "", "measure and print one part: objects or volumes")
 	flag.IntVar(&b.runs, "runs", 3, "how often each is measured")
 	flag.Parse()
 
@@ -80,8 +80,10 @@ func run(ctx context.Context) error {
 	if err := os.RemoveAll(b.scratch); err != nil {
 		return err
 	}
-	if err := b.results.write(filepath.Join(dir, "results.json")); err != nil {
-		return err
+	if *only == "" {
+		if err := b.results.write(filepath.Join(dir, "results.json")); err != nil {
+			return err
+		}
 	}
 	return b.results.print(os.Stdout)
 }
