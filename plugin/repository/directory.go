@@ -54,9 +54,17 @@ func writeDirectory(ctx context.Context, w repo.RepositoryWriter, entries func(y
 			summary.TotalDirCount += e.DirSummary.TotalDirCount
 			summary.TotalFileCount += e.DirSummary.TotalFileCount
 			summary.TotalFileSize += e.DirSummary.TotalFileSize
+			summary.TotalSymlinkCount += e.DirSummary.TotalSymlinkCount
 		case e.Type == snapshot.EntryTypeFile:
 			summary.TotalFileCount++
 			summary.TotalFileSize += e.FileSize
+		case e.Type == snapshot.EntryTypeSymlink:
+			summary.TotalSymlinkCount++
+		}
+		// kopia shows and restores this as the time of the directory.
+		summary.MaxModTime = max(summary.MaxModTime, e.ModTime)
+		if e.DirSummary != nil {
+			summary.MaxModTime = max(summary.MaxModTime, e.DirSummary.MaxModTime)
 		}
 		_, err = out.Write(line)
 		return err

@@ -34,7 +34,7 @@ const (
 // number: Latin-1 names stay readable, and all names can be had back.
 func storedName(name string) string {
 	if utf8.ValidString(name) && !strings.HasPrefix(name, reservedPrefix) {
-		return name
+		return strings.Clone(name) // not a part of a long path, which it would keep in memory
 	}
 	var b strings.Builder
 	b.WriteString(bytesPrefix)

@@ -15,6 +15,8 @@ import (
 const (
 	// smallFile is the largest file that is read ahead of its turn.
 	smallFile = 128 << 10
+	// pooled is the size from which on buffers are used again.
+	pooled = 8 << 10
 	// readAhead is how many entries are looked at ahead of their turn. The
 	// memory for content is at most their product.
 	readAhead = 64
@@ -119,7 +121,7 @@ func (j *job) close() {
 	}
 }
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, smallFile+1); return &b }}
+var buffers = sync.Pool{New: func() any { b := make([]byte, smallFile); return &b }}
 
 // walker goes through the tree in order and hands out jobs.
 type walker struct {
@@ -359,9 +361,14 @@ func (w *walker) open(j *job) {
 	if st.Size > smallFile || st.Blocks*512 < st.Size {
 		return
 	}
-	j.buf = buffers.Get().(*[]byte)
-	n, err := readFull(fd, (*j.buf)[:st.Size], 0)
-	j.data, j.whole = (*j.buf)[:n], true
+	if st.Size > pooled {
+		j.buf = buffers.Get().(*[]byte)
+		j.data = (*j.buf)[:st.Size]
+	} else {
+		j.data = make([]byte, st.Size)
+	}
+	n, err := readFull(fd, j.data, 0)
+	j.data, j.whole = j.data[:n], true
 	j.end, j.what = verdict(fd, &st, int64(n), err)
 }
 

@@ -13,12 +13,14 @@ import (
 	"strings"
 )
 
-// FromTar sends the tree in a tar and closes the encoder. last, where it is
-// not nil, is called when all of the tar was read and before the trailer is
-// written: it may add issues, and its error leaves the stream without one. It reads GNU tar,
+// FromTar sends the tree in a tar and closes the encoder. It reads GNU tar,
 // PAX (with extended attributes as GNU tar and libarchive write them) and what
 // busybox writes. Members are relative to the root: "./a", "a" and "/a" are
 // the same.
+//
+// last, where it is not nil, is called when all of the tar was read and before
+// the trailer is written: it may add issues, and its error leaves the stream
+// without a trailer, as after a tar that said in its exit status that it failed.
 //
 // What a tar cannot carry is an issue on the root, once: it is a matter of the
 // program that wrote it. A tar without its end mark is ErrTruncated, even
@@ -93,7 +95,7 @@ func (f *fromTar) lacks() []string {
 	if f.acls > 0 {
 		out = append(out, fmt.Sprintf("the ACLs of %d members, which tar wrote as text", f.acls))
 	}
-	return append(out, "sockets are not carried by tar")
+	return append(out, "sockets are not carried by tar, nor which FIFOs and devices have further names")
 }
 
 func (f *fromTar) member(h *tar.Header) error {

@@ -429,7 +429,13 @@ func TestChangedWhileRead(t *testing.T) {
 	require.True(t, strings.HasPrefix(string(b), strings.Repeat("grows", 8<<20)))
 	b, err = os.ReadFile(dst + "/shrinks")
 	require.NoError(t, err)
-	require.Equal(t, strings.Repeat("shrinks", 8<<20)[:len(b)], string(b))
+	same := 0
+	for want := strings.Repeat("shrinks", 8<<20); same < len(b) && b[same] == want[same]; {
+		same++
+	}
+	// The kernel clears what it cuts off while somebody reads it.
+	require.Empty(t, bytes.Trim(b[same:], "\x00"), "only the end may be zeros")
+	require.Greater(t, same, len(b)-(4<<20))
 	b, err = os.ReadFile(dst + "/a-stays")
 	require.NoError(t, err)
 	require.Equal(t, "ok", string(b))

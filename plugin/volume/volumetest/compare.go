@@ -12,7 +12,6 @@ import (
 	"os"
 	"sort"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -150,16 +149,16 @@ func xattrs(path string) (string, error) {
 }
 
 func content(path string, size int64) ([32]byte, string, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return [32]byte{}, "", err
 	}
+	f := os.NewFile(uintptr(fd), path)
 	defer f.Close()
 	h := sha256.New()
 	var holes []string
-	zeros := make([]byte, 1<<20)
 	for at := int64(0); at < size; {
-		data, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+		data, err := unix.Seek(fd, at, unix.SEEK_DATA)
 		if err == unix.ENXIO {
 			data = size
 		} else if err != nil {
@@ -173,11 +172,11 @@ func content(path string, size int64) ([32]byte, string, error) {
 			at = data
 			continue
 		}
-		end, err := unix.Seek(int(f.Fd()), at, unix.SEEK_HOLE)
+		end, err := unix.Seek(fd, at, unix.SEEK_HOLE)
 		if err != nil {
 			return [32]byte{}, "", err
 		}
-		if _, err := io.CopyBuffer(h, io.NewSectionReader(f, at, end-at), zeros); err != nil {
+		if _, err := io.Copy(h, io.NewSectionReader(f, at, end-at)); err != nil {
 			return [32]byte{}, "", err
 		}
 		at = end
