@@ -92,10 +92,12 @@ func decode(t testing.TB, r result) v1alpha1.Document {
 	return d
 }
 
-// sending waits until a program runs in a container with all these words on
-// its command line. The node's processes are this machine's.
-func sending(t testing.TB, words ...string) int {
+// sending waits until a program runs in a pod with all these words on its
+// command line. The node's processes are this machine's.
+func sending(t testing.TB, ns, pod string, words ...string) int {
 	t.Helper()
+	uid := kubectl(t, "src", "-n", ns, "get", "pod", pod, "-o", "jsonpath={.metadata.uid}")
+	require.NotEmpty(t, uid)
 	var pid int
 	await(t, "a process "+strings.Join(words, " "), func() (bool, error) {
 		files, err := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -113,6 +115,10 @@ func sending(t testing.TB, words ...string) int {
 				if !contains(args, w) {
 					continue next
 				}
+			}
+			group, err := os.ReadFile(filepath.Join(filepath.Dir(f), "cgroup"))
+			if err != nil || !strings.Contains(strings.ReplaceAll(string(group), "_", "-"), uid) {
+				continue
 			}
 			_, err = fmt.Sscanf(f, "/proc/%d/", &pid)
 			return true, err

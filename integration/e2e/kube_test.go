@@ -427,7 +427,7 @@ func toolPod(t testing.TB, c *kube.Cluster, namespace string) *corev1.Pod {
 func podNamed(namespace, name, image string) *corev1.Pod {
 	zero := int64(0)
 	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: kube.RunLabels("kube-test")},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{kube.LabelTemporary: "true"}},
 		Spec: corev1.PodSpec{TerminationGracePeriodSeconds: &zero, RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{{
 			Name: "tool", Image: image, ImagePullPolicy: corev1.PullIfNotPresent, Command: []string{"sleep", "3600"},
 		}}},
@@ -657,14 +657,10 @@ func TestPodsForAPurpose(t *testing.T) {
 		t.Errorf("a pod without its image: %v", err)
 	}
 
-	// Only what is asked for is swept, and it is gone afterwards.
-	swept, err := c.Sweep(ctx, kube.SweepOptions{Namespace: namespace, OlderThan: time.Hour})
-	if err != nil || len(swept) != 0 {
-		t.Fatalf("swept %v, %v", swept, err)
-	}
-	swept, err = c.Sweep(ctx, kube.SweepOptions{Namespace: namespace, Run: "kube-test"})
-	if err != nil || len(swept) != 2 {
-		t.Fatalf("swept %v, %v", swept, err)
+	for _, name := range []string{pod.Name, "absent"} {
+		if err := c.DeletePod(ctx, namespace, name, ""); err != nil {
+			t.Fatal(err)
+		}
 	}
 	left, err := c.Typed().CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil || len(left.Items) != 0 {

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -225,6 +226,7 @@ func TestTreesComeBack(t *testing.T) {
 	require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, run.Volumes)
 	require.Equal(t, "EphemeralContainer", volumeOf(t, run, "trees").Method)
 	restored := restoredClaims(t, f, run.Backup, ns)
+	t.Logf("read in %.1f s, written in %.1f s", volumeOf(t, run, "trees").Seconds, volumeOf(t, restored, "trees").Seconds)
 	same(t, described(t, from), described(t, folder(t, "dst", ns, "trees")), strings.Join(volumeOf(t, restored, "trees").Issues, "\n"))
 }
 
@@ -263,7 +265,7 @@ func TestTarKeepsWhatItCan(t *testing.T) {
 	require.Contains(t, issues, "sockets are not carried", "tar's limits are named")
 	was, is := described(t, from), described(t, folder(t, "dst", ns, "trees"))
 	for path, l := range was {
-		if strings.Contains(path, "socket") || strings.HasPrefix(path, "holes/") && is[path] != "" || strings.Contains(l, "system.posix_acl") {
+		if strings.Contains(path, "socket") || strings.Contains(path, "links/pipe") || strings.HasPrefix(path, "holes/") && is[path] != "" || strings.Contains(l, "system.posix_acl") {
 			continue // what was said
 		}
 		require.Equal(t, l, is[path], "%q", path)
@@ -306,7 +308,8 @@ func TestFilesThatMayNotBeRead(t *testing.T) {
 func TestFilesThatChange(t *testing.T) {
 	ns := namespace(t, "moving")
 	restless := `head -c 30000000 /dev/urandom >/data/grows; cp /data/grows /data/shrinks
-(while :; do head -c 3000000 /dev/zero >>/data/grows; : >/data/shrinks; cp /data/grows /data/shrinks; [ $(wc -c </data/grows) -lt 60000000 ] || head -c 30000000 /dev/urandom >/data/grows; done) &
+(while :; do echo more >>/data/grows; done) &
+(n=30; while :; do truncate -s ${n}000000 /data/shrinks; n=$((n-1)); [ $n -gt 0 ] || n=30; done) &
 (i=0; while :; do i=$((i+1)); echo $i >/data/short-$i; rm -f /data/short-$((i-50)); done) &
 touch /tmp/started; ` + sleep
 	apply(t, "src", claim(ns, "gnu", "fast")+podSpec{name: "gnu", image: gnuTar, claim: "gnu", command: restless}.yaml(ns)+
@@ -325,7 +328,7 @@ touch /tmp/started; ` + sleep
 	for _, c := range []string{"gnu", "busy"} {
 		line := volumeOf(t, d, c)
 		require.Equal(t, v1alpha1.OutcomeSaved, line.Outcome, "%+v", line)
-		require.Regexp(t, `(?m)^(grows|shrinks): changed while read`, strings.Join(line.Issues, "\n"), "%s by %s", c, line.Method)
+		require.Regexp(t, `(?m)^grows: changed while read`, strings.Join(line.Issues, "\n"), "%s by %s", c, line.Method)
 	}
 	verified, r := document(t, "verify", d.Backup, "-f", f)
 	require.Equal(t, 0, r.code, r.stderr)
@@ -385,7 +388,8 @@ func TestPodDeletedWhileRead(t *testing.T) {
 	remote, _ := local(t)
 	f := spec(t, everything(ns), remote)
 	p := start(t, "run", "-f", f, "-o", "json")
-	sending(t, "tar", "--totals")
+	// It must not be done before the pod is gone.
+	require.NoError(t, syscall.Kill(sending(t, ns, "short-lived", "tar", "--totals"), syscall.SIGSTOP))
 	kubectl(t, "src", "-n", ns, "delete", "pod", "short-lived", "--grace-period=0", "--force", "--wait=false")
 	r := p.wait(t)
 	d := decode(t, r)

@@ -178,8 +178,8 @@ func (s *objectStore) finish(d *v1alpha1.Document) map[v1alpha1.Ref]bool {
 }
 
 // volumes moves every planned volume, several at once. A volume that fails is
-// a line in the report; an error ends the run, since then the repository
-// itself does not take data any more.
+// a line in the report; an error ends the run, since then the repository takes
+// no data any more, or the API server cannot be reached.
 func (r Request) volumes(ctx context.Context, session *repository.Session, d *v1alpha1.Document) error {
 	parallel := r.Parallel
 	if parallel == 0 {
@@ -203,7 +203,7 @@ func (r Request) volumes(ctx context.Context, session *repository.Session, d *v1
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if errors.Is(err, repository.ErrStorage) {
+			if errors.Is(err, repository.ErrStorage) || errors.Is(err, errNoServer) {
 				return fmt.Errorf("volume %s: %w", volumeName(line), err)
 			}
 			line.Outcome, line.Reason = v1alpha1.OutcomeFailed, oneLine(err)

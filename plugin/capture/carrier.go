@@ -25,6 +25,10 @@ const (
 // beginning, before the volume counts as failed.
 const attempts = 3
 
+// errNoServer ends a run: what cannot be asked for any more would otherwise be
+// tried in every way, for every volume.
+var errNoServer = errors.New("the API server cannot be reached any more")
+
 // carrier carries the volumes of one run.
 type carrier struct {
 	cluster  *kube.Cluster
@@ -59,6 +63,9 @@ func (m *carrier) move(ctx context.Context, line *v1alpha1.VolumeLine) error {
 			return err
 		}
 		if err != nil {
+			if gone := m.cluster.Reachable(ctx); gone != nil {
+				return fmt.Errorf("%w: %w", errNoServer, gone)
+			}
 			reasons = append(reasons, w.method+": "+oneLine(err))
 			continue
 		}

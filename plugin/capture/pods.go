@@ -55,9 +55,14 @@ func (m *carrier) helper(ctx context.Context, line *v1alpha1.VolumeLine, sink fu
 			}}},
 		}}
 	}
-	return mover.With(ctx, m.cluster, pod, func(name string) error {
+	err := mover.With(ctx, m.cluster, pod, func(name string) error {
 		return m.send(ctx, kube.ExecOptions{Namespace: pod.Namespace, Pod: name, Container: "mover"}, sink)
 	})
+	if errors.Is(err, mover.ErrNotRemoved) {
+		line.Warnings = append(line.Warnings, oneLine(err))
+		return nil
+	}
+	return err
 }
 
 // send runs our own sender in a container that mounts the volume.

@@ -11,6 +11,7 @@ package kube
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -148,4 +150,15 @@ func (c *Cluster) Identity(ctx context.Context) (v1alpha1.Cluster, error) {
 	}
 	id.UID = ns.UID
 	return id, nil
+}
+
+// Reachable is no error where the API server answers, whatever it says. It is
+// as patient as every request.
+func (c *Cluster) Reachable(ctx context.Context) error {
+	err := c.try(ctx, request{verb: "get", method: http.MethodGet, path: []string{"version"}}, func(*http.Response) error { return nil })
+	var said apierrors.APIStatus
+	if errors.As(err, &said) {
+		return nil
+	}
+	return err
 }

@@ -10,7 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // podIn is a pod in a state, as the server would list it.
@@ -101,53 +100,5 @@ func TestAQuotaIsToldInTheServersWords(t *testing.T) {
 	_, err := c.CreatePod(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "den"}})
 	if _, _, denied := Denied(err); err == nil || denied || !strings.Contains(err.Error(), "exceeded quota: small") {
 		t.Fatalf("error %v", err)
-	}
-}
-
-func TestSweepTakesOnlyOldLeftovers(t *testing.T) {
-	now := time.Date(2031, 5, 4, 12, 0, 0, 0, time.UTC) // the server's clock is not ours
-	leftover := func(name string, age time.Duration) string {
-		return podIn(func(p *corev1.Pod) {
-			p.Name, p.UID, p.CreationTimestamp = name, types.UID("uid-of-"+name), metav1.NewTime(now.Add(-age))
-		})
-	}
-	for _, x := range []struct {
-		o    SweepOptions
-		want string
-	}{
-		{SweepOptions{OlderThan: time.Hour}, "old"},
-		{SweepOptions{OlderThan: time.Hour, DryRun: true}, ""},
-		{SweepOptions{Run: "r1", OlderThan: time.Hour}, "old young"},
-	} {
-		var deleted []string
-		c := against(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Date", now.Format(http.TimeFormat))
-			q := r.URL.Query()
-			switch {
-			case r.Method == http.MethodDelete:
-				deleted = append(deleted, r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:])
-				w.Write([]byte(`{"kind":"Status","status":"Success"}`))
-			case q.Get("fieldSelector") != "":
-				w.Write([]byte(listed()))
-			case q.Get("labelSelector") != "":
-				want := LabelTemporary + "=true"
-				if x.o.Run != "" {
-					want += "," + LabelRun + "=r1"
-				}
-				if q.Get("labelSelector") != want {
-					t.Errorf("selector %s", q.Get("labelSelector"))
-				}
-				w.Write([]byte(listed(leftover("old", 2*time.Hour), leftover("young", time.Minute))))
-			default:
-				w.Write([]byte(`{}`))
-			}
-		}))
-		swept, err := c.Sweep(t.Context(), x.o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := strings.Join(deleted, " "); got != x.want || len(swept) == 0 {
-			t.Errorf("%+v deleted %q and returned %v, want %q", x.o, got, swept, x.want)
-		}
 	}
 }

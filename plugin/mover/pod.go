@@ -57,20 +57,24 @@ func Pod(namespace, image, claim string, readOnly bool) *corev1.Pod {
 	}
 }
 
+// ErrNotRemoved says that a helper pod did its work and is still there.
+var ErrNotRemoved = errors.New("the helper pod was not removed (the next run or cleanup does it)")
+
 // With creates a pod, waits until it runs, calls use, and removes the pod
-// whatever happens.
+// whatever happens. ErrNotRemoved means that all else went well.
 func With(ctx context.Context, c *kube.Cluster, pod *corev1.Pod, use func(name string) error) (err error) {
-	made, err := c.CreatePod(ctx, pod)
-	if err != nil {
-		return fmt.Errorf("create helper pod in %s: %w", pod.Namespace, err)
-	}
 	defer func() {
+		// By its name, which no other pod has, since also a request that was
+		// given up may have made it.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 60*time.Second)
 		defer cancel()
-		if deleteErr := c.DeletePod(ctx, pod.Namespace, pod.Name, string(made.UID)); deleteErr != nil {
-			err = errors.Join(err, fmt.Errorf("remove helper pod %s/%s (cleanup does it later): %w", pod.Namespace, pod.Name, deleteErr))
+		if deleteErr := c.DeletePod(ctx, pod.Namespace, pod.Name, ""); deleteErr != nil && err == nil {
+			err = fmt.Errorf("pod %s/%s: %w: %w", pod.Namespace, pod.Name, ErrNotRemoved, deleteErr)
 		}
 	}()
+	if _, err := c.CreatePod(ctx, pod); err != nil {
+		return fmt.Errorf("create helper pod in %s: %w", pod.Namespace, err)
+	}
 	waitCtx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	if _, err := c.WaitPodRunning(waitCtx, pod.Namespace, pod.Name); err != nil {
