@@ -73,10 +73,9 @@ func TestEachRowIsFoundAndRewritten(t *testing.T) {
 		if r.Match != ByName {
 			continue
 		}
-		kind, group := r.Kind, r.Group
+		kind := r.Kind
 		if kind == "*" {
-			kind, group = "Lease", "coordination.k8s.io"
-			r.Group = group
+			kind, r.Group = "Lease", "coordination.k8s.io"
 		}
 		t.Run(fmt.Sprintf("%s %s", kind, r.Path), func(t *testing.T) {
 			to := v1alpha1.Ref{Group: r.ToGroup, Kind: r.ToKind, Namespace: "here", Name: "target"}

@@ -43,8 +43,8 @@ type guard struct {
 	deleted map[blob.ID]bool
 	ghosts  map[blob.ID]bool
 	missing map[blob.ID]bool // waited for in vain
-	ghost   func() // called when an index blob turns out to be a ghost
-	exists  bool   // there is a repository
+	ghost   func()           // called when an index blob turns out to be a ghost
+	exists  bool             // there is a repository
 	skew    time.Duration
 	skewed  bool // skew was measured
 

@@ -87,7 +87,6 @@ type treeWriter struct {
 	linked     map[string]*linkedFile
 	attributes *attributesWriter
 	zeros      zeros
-	buf        []byte
 }
 
 // folder is a directory whose files are under way. It is stored once it has
