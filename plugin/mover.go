@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -28,6 +29,15 @@ func newMover(e *env) *cobra.Command {
 		c.Flags().StringVar(&root, "root", "/volume", "folder that the volume is mounted at")
 		return c
 	}
+	attended := false
+	send := rootFlag(&cobra.Command{
+		Use: "send", Short: "Read a folder as a stream to stdout", Args: exactArgs(),
+		Example: e.examples("mover send --root /volume > stream"),
+		RunE: func(c *cobra.Command, _ []string) error {
+			return moverSend(c.Context(), e, root, attended)
+		},
+	})
+	send.Flags().BoolVar(&attended, "attended", false, "end when stdin does: whoever started it is gone")
 	extra := newChoice("keep", "remove")
 	receive := rootFlag(&cobra.Command{
 		Use: "receive", Short: "Fill a folder from a stream on stdin; the report is on stdout", Args: exactArgs(),
@@ -54,14 +64,7 @@ func newMover(e *env) *cobra.Command {
 	wait.Flags().DurationVar(&idle, "idle", idle, "end after nothing has run beside it for this long")
 	wait.Flags().StringVar(&once, "once", "", "file that is made when the wait is ended with stop; where it exists there is no wait")
 	c.AddCommand(
-		rootFlag(&cobra.Command{
-			Use: "send", Short: "Read a folder as a stream to stdout", Args: exactArgs(),
-			Example: e.examples("mover send --root /volume > stream"),
-			RunE: func(c *cobra.Command, _ []string) error {
-				return volume.ReadTree(c.Context(), root, volume.NewEncoder(e.Out))
-			},
-		}),
-		receive, wait,
+		send, receive, wait,
 		&cobra.Command{
 			Use: "stop", Short: "End the wait in the same container", Args: exactArgs(), Example: e.examples("mover stop"),
 			RunE: func(*cobra.Command, []string) error { return moverStop() },
@@ -83,6 +86,25 @@ func moverWaitOnce(ctx context.Context, idle time.Duration, once string) error {
 		return err
 	}
 	return os.WriteFile(once, nil, 0o600)
+}
+
+// moverSend sends a folder. A sender whose reader is gone may wait in a write
+// for ever; the end of stdin ends it all the same.
+func moverSend(ctx context.Context, e *env, root string, attended bool) error {
+	sent, gone := make(chan error, 1), make(chan error, 1)
+	go func() { sent <- volume.ReadTree(ctx, root, volume.NewEncoder(e.Out)) }()
+	if attended {
+		go func() {
+			_, err := io.Copy(io.Discard, e.In)
+			gone <- errors.Join(errors.New("the reader of the stream is gone"), err)
+		}()
+	}
+	select {
+	case err := <-sent:
+		return err
+	case err := <-gone:
+		return err
+	}
 }
 
 // moverWait keeps the container alive while other commands run in it. It is

@@ -228,6 +228,10 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		p.wait(t)
 		listed(t, f)
 	}
+	await(t, "the end of what the killed runs had started in the pod", func() (bool, error) {
+		commands := kubectl(t, "src", "-n", ns, "exec", "user", "--", "sh", "-c", "cat /proc/[0-9]*/comm 2>/dev/null; :")
+		return !strings.Contains(commands, "tar"), nil
+	})
 	require.Greater(t, killed, kills/2, "most runs ended before they were killed")
 	good(t, ns, f)
 	for _, id := range listed(t, f) {

@@ -239,7 +239,9 @@ func same(t testing.TB, was, is map[string]string, report string) {
 		}
 	}
 	for path := range is {
-		require.Contains(t, was, path, "is new")
+		if _, ok := was[path]; !ok {
+			require.Fail(t, "is new", "%q", path)
+		}
 	}
 }
 

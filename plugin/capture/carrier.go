@@ -186,7 +186,7 @@ func (m *carrier) run(ctx context.Context, o kube.ExecOptions, sink func(io.Read
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	pr, pw := io.Pipe()
-	o.Stdout = pw
+	o.Stdin, o.Stdout = presence{ctx}, pw
 	finished := make(chan error, 1)
 	go func() {
 		err := m.cluster.Exec(ctx, o)
@@ -206,6 +206,15 @@ func (m *carrier) run(ctx context.Context, o kube.ExecOptions, sink func(io.Read
 		return sinkErr
 	}
 	return execErr
+}
+
+// presence is an input that has nothing in it and lasts as long as we do: its
+// end is how the sender learns that nobody reads any more.
+type presence struct{ ctx context.Context }
+
+func (p presence) Read([]byte) (int, error) {
+	<-p.ctx.Done()
+	return 0, p.ctx.Err()
 }
 
 // counter counts the bytes that pass, and reports them where add is set.

@@ -67,6 +67,6 @@ func (m *carrier) helper(ctx context.Context, line *v1alpha1.VolumeLine, sink fu
 
 // send runs our own sender in a container that mounts the volume.
 func (m *carrier) send(ctx context.Context, where kube.ExecOptions, sink func(io.Reader, decodeFunc) error) error {
-	where.Command = []string{mover.Program, "mover", "send", "--root", mover.Root}
+	where.Command = []string{mover.Program, "mover", "send", "--root", mover.Root, "--attended"}
 	return m.run(ctx, where, func(in io.Reader) error { return sink(in, nil) })
 }

@@ -18,7 +18,8 @@ import (
 // script sends the folder $0 as tar on stdout and then says on stderr how tar
 // ended. It is one command, since each command in a container costs a round
 // through the API server and the kubelet. $1 is what tar is wanted: GNU, or
-// any.
+// any. A tar whose reader is gone would wait for ever, so the end of stdin,
+// which comes with the end of the connection, ends it.
 const script = `case $(tar --version 2>/dev/null) in
 *"GNU tar"*) set -- ` + gnuFlags + ` ;;
 "") exit 8 ;;
@@ -29,8 +30,14 @@ here=$(pwd -P)
 while read -r _ at _; do
 	case $at in "${here%/}"/?*) exit 10 ;; esac
 done </proc/self/mounts
-LC_ALL=C tar "$@" -f - .
-echo "kubectl-backup-tar $?" >&2`
+exec 3<&0
+LC_ALL=C tar "$@" -f - . 3<&- &
+tar=$!
+(read -r _ <&3; kill -9 $tar) >/dev/null 2>&1 &
+wait $tar
+code=$?
+kill $! 2>/dev/null
+echo "kubectl-backup-tar $code" >&2`
 
 // gnuFlags make GNU tar keep what the format can hold, count what it writes,
 // and write in few large pieces.

@@ -109,6 +109,11 @@ func TestManyComplaints(t *testing.T) {
 func TestScript(t *testing.T) {
 	run := func(args ...string) (stdout, stderr string, code int) {
 		cmd := exec.Command("sh", append([]string{"-c", script}, args...)...)
+		attended, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer attended.Close()
 		var out, errs bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &errs
 		if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
