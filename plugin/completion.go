@@ -93,7 +93,10 @@ func completeIDs(e *env, flags *specFlags) cobra.CompletionFunc {
 // ids are those of the backups in the repository, or none where it cannot be
 // opened: a shell that waits for words has no place for an error.
 func (o *specFlags) ids(ctx context.Context, e *env) (ids []string) {
-	repo, _, err := o.open(ctx, e, true)
+	once := *o
+	// cobra parses the words of a line that it completes twice.
+	once.files = slices.Compact(slices.Sorted(slices.Values(o.files)))
+	repo, _, err := once.open(ctx, e, true)
 	if err != nil {
 		return nil
 	}
