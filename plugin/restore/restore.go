@@ -120,6 +120,7 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 	}
 	d := p.Document()
 	d.Kind = "RestoreReport"
+	notReached(d)
 	d.Started, d.Seconds = started.UTC().Format(time.RFC3339Nano), time.Since(started).Seconds()
 	if err != nil {
 		d.Error, d.Result, d.ExitCode = err.Error(), v1alpha1.ResultFailed, 1
@@ -140,4 +141,21 @@ func (p *Plan) abandon() {
 			v.settle(v1alpha1.OutcomeFailed, "the restore was ended before its data was in place")
 		}
 	}
+}
+
+// notReached gives what was planned and never settled the outcome that it has:
+// a report that says what would be done is no report.
+func notReached(d *v1alpha1.Document) {
+	settle := func(o *v1alpha1.Outcome, reason *string) {
+		if *o == v1alpha1.OutcomeCreate || *o == v1alpha1.OutcomeApply {
+			*o, *reason = v1alpha1.OutcomeFailed, "planned, and not done: the restore did not come to it"
+		}
+	}
+	for i := range d.Objects {
+		settle(&d.Objects[i].Outcome, &d.Objects[i].Reason)
+	}
+	for i := range d.Volumes {
+		settle(&d.Volumes[i].Outcome, &d.Volumes[i].Reason)
+	}
+	judge(d)
 }
