@@ -70,7 +70,7 @@ func Main(ctx context.Context, args []string, streams genericiooptions.IOStreams
 		err = fmt.Errorf("cancelled: %w", err)
 	}
 	code := exitCode(ctx, err)
-	printError(streams.ErrOut, streams.Out, name, command, err, code)
+	printError(streams.ErrOut, streams.Out, name, command, asksForJSON(args), err, code)
 	return code
 }
 
@@ -94,14 +94,14 @@ func exitCode(ctx context.Context, err error) int {
 
 // printError says what went wrong once: as text on stderr, and under -o json
 // as a document of its own on stdout, unless the command printed one.
-func printError(stderr, stdout io.Writer, name string, command *cobra.Command, err error, code int) {
+func printError(stderr, stdout io.Writer, name string, command *cobra.Command, asJSON bool, err error, code int) {
 	if message := err.Error(); message != "" {
 		fmt.Fprintf(stderr, "%s: %s\n", name, message)
 	}
 	if errors.As(err, new(*resultError)) {
 		return
 	}
-	if f := command.Flags().Lookup("output"); f != nil && f.Value.String() == "json" {
+	if asJSON {
 		out := v1alpha1.Document{
 			APIVersion: v1alpha1.APIVersion, Kind: documentKind(command.Name()), Result: v1alpha1.ResultFailed,
 			ExitCode: code, Error: err.Error(), ToolVersion: Version(),
@@ -112,6 +112,22 @@ func printError(stderr, stdout io.Writer, name string, command *cobra.Command, e
 		// The exit code already says that it failed; a broken stdout adds nothing.
 		_ = encoder.Encode(out)
 	}
+}
+
+// asksForJSON looks at the arguments themselves: they may not have been parsed
+// as far as -o when parsing ended with an error.
+func asksForJSON(args []string) bool {
+	for i, a := range args {
+		switch a {
+		case "-ojson", "-o=json", "--output=json":
+			return true
+		case "-o", "--output":
+			if i+1 < len(args) && args[i+1] == "json" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func documentKind(command string) string {
@@ -152,11 +168,7 @@ supports, and brings it back: here, in another namespace, or in another cluster.
 			if len(args) == 0 {
 				return c.Help()
 			}
-			hint := ""
-			if s := c.SuggestionsFor(args[0]); len(s) > 0 {
-				hint = fmt.Sprintf("; did you mean %q?", s[0])
-			}
-			return usagef("there is no command %q%s\nhint: %s --help lists them", args[0], hint, e.name)
+			return noCommand(c, args[0])
 		},
 	}
 	root.SuggestionsMinimumDistance = 2
@@ -169,6 +181,9 @@ supports, and brings it back: here, in another namespace, or in another cluster.
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: e.name}
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		if word := c.Flags().Arg(0); word != "" && !c.HasParent() {
+			return noCommand(c, word) // its flags are not at fault
+		}
 		return usagef("%w%s\nhint: %s --help lists the flags", err, suggestFlag(c, err), c.CommandPath())
 	})
 	e.kube.AddFlags(root.PersistentFlags())
@@ -178,6 +193,14 @@ supports, and brings it back: here, in another namespace, or in another cluster.
 	)
 	addCompletion(e, root)
 	return root
+}
+
+func noCommand(root *cobra.Command, word string) error {
+	hint := ""
+	if s := root.SuggestionsFor(word); len(s) > 0 {
+		hint = fmt.Sprintf("; did you mean %q?", s[0])
+	}
+	return usagef("there is no command %q%s\nhint: %s --help lists them", word, hint, root.CommandPath())
 }
 
 // suggestFlag is the flag that was probably meant by one that does not exist.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
@@ -192,6 +193,7 @@ func TestBadCommandLines(t *testing.T) {
 	for line, wants := range map[string][]string{
 		"paln":                                        {`there is no command "paln"`, `did you mean "plan"?`},
 		"restor latest":                               {`there is no command "restor"`, `did you mean "restore"?`},
+		"paln -f F -o table":                          {`there is no command "paln"`, `did you mean "plan"?`},
 		"frobnicate":                                  {`there is no command "frobnicate"`, "--help"},
 		"plan --polcy x":                              {"--polcy", "did you mean --policy?"},
 		"run --paralel 3":                             {"--paralel", "did you mean --parallel?"},
@@ -221,6 +223,15 @@ func TestBadCommandLines(t *testing.T) {
 			require.Empty(t, r.stdout)
 			oneError(t, r, wants...)
 		})
+	}
+	for _, line := range []string{"plan --polcy x -o json", "plan -o json --polcy x", "paln -f F -ojson", "plan --output=json extra", "verify -o json -f F"} {
+		r := backup(t, words(strings.ReplaceAll(line, " F", " "+f))...)
+		require.Equal(t, 2, r.code, line)
+		var d v1alpha1.Document
+		require.NoError(t, json.Unmarshal([]byte(r.stdout), &d), "%s: %s", line, r.stdout)
+		require.Equal(t, 2, d.ExitCode)
+		require.Contains(t, r.stderr, d.Error)
+		require.NotEmpty(t, d.Error)
 	}
 	require.Equal(t, before, listing(t, folder))
 }
