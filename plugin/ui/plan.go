@@ -126,7 +126,7 @@ func provenance(p *v1alpha1.Provenance) string {
 		return ""
 	}
 	out := cmp.Or(p.URL, p.Source)
-	if p.Path != "" {
+	if p.Path != "" && !strings.HasSuffix(out, p.Path) {
 		out += " " + p.Path
 	}
 	if p.Ref != "" {
