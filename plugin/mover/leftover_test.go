@@ -54,8 +54,9 @@ func TestLeftBehind(t *testing.T) {
 }
 
 func TestProcessStart(t *testing.T) {
-	if processStart(os.Getpid()) == "" || processStart(os.Getpid()) != processStart(os.Getpid()) {
-		t.Errorf("this process: %q", processStart(os.Getpid()))
+	first, again := processStart(os.Getpid()), processStart(os.Getpid())
+	if first == "" || first != again {
+		t.Errorf("this process: %q, then %q", first, again)
 	}
 	if s := processStart(1 << 30); s != "" {
 		t.Errorf("no process: %q", s)
@@ -78,7 +79,7 @@ func TestPod(t *testing.T) {
 	if Pod("shelf", "image:1", "books", false).Spec.Containers[0].VolumeMounts[0].ReadOnly {
 		t.Error("a restore cannot write")
 	}
-	if Name() == Name() {
-		t.Error("two names are the same")
+	if one, two := Name(), Name(); one == two {
+		t.Errorf("two names are the same: %s", one)
 	}
 }
