@@ -273,8 +273,14 @@ func (g *guard) PutBlob(ctx context.Context, id blob.ID, data blob.Bytes, opts b
 	return nil
 }
 
+// lookBack bounds the look whether a put that failed came through all the
+// same: a remote that is gone would otherwise be waited for twice.
+const lookBack = 10 * time.Second
+
 // holds says whether the remote has these bytes under this name already.
 func (g *guard) holds(ctx context.Context, id blob.ID, data blob.Bytes) bool {
+	ctx, cancel := context.WithTimeout(ctx, lookBack)
+	defer cancel()
 	var there buffer
 	if err := g.Storage.GetBlob(ctx, id, 0, -1, &there); err != nil || there.Length() != data.Length() {
 		return false

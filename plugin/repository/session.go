@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/kopia/kopia/fs"
 	"github.com/kopia/kopia/repo"
@@ -33,6 +34,11 @@ const (
 // once. It is more than there are cores: one of them is away uploading when a
 // pack is full.
 const objectWriters = 4
+
+// coarseClock is what cannot be told from the rounding of a remote's times, of
+// which some have whole seconds and some two. Backups that follow each other
+// that closely are in order by the machine's own clock.
+const coarseClock = 3 * time.Second
 
 // Session writes one backup. Its methods may be called from many goroutines,
 // but Commit and Abort only after all others.
@@ -206,7 +212,7 @@ func (s *Session) commit(ctx context.Context, rec Record) (string, error) {
 	rec.Finished = s.r.now().UTC()
 	rec.Started = rec.Started.UTC()
 	rec.Committed = rec.Finished
-	if skew, measured := s.r.guard.clockSkew(); measured {
+	if skew, measured := s.r.guard.clockSkew(); measured && skew.Abs() > coarseClock {
 		rec.Committed = rec.Finished.Add(skew)
 		if skew.Abs() > maxClockSkew {
 			rec.ClockSkew = skew
