@@ -27,8 +27,9 @@ func newRun(e *env) *cobra.Command {
 		Short: "Make a backup: do what plan shows",
 		Long: `Make a backup: do what plan shows.
 
-Exit codes: 0 complete, 3 partial (a backup exists, and the report names what
-is not in it), anything else: no backup was made.`,
+Exit codes: 0 complete, 3 partial (the report names what is not in the backup,
+or that a policy which selects nothing made none), anything else: no backup was
+made.`,
 		Example: e.examples("run -f backup.yaml", "run -f 'git::https://git.example.org/ops.git//backup?ref=main' --policy shop -o json"),
 		Args:    exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -85,8 +85,16 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 		d.Result, d.ExitCode = v1alpha1.ResultPartial, 3
 	}
 	if nothing(&d) {
-		d.Result, d.ExitCode = v1alpha1.ResultFailed, 1
-		d.Error = "the policy selected nothing that could be saved, so no backup was made"
+		const made = "no backup was made"
+		switch {
+		case len(d.Objects)+len(d.Volumes) > 0:
+			d.Result, d.ExitCode = v1alpha1.ResultFailed, 1
+			d.Error = "nothing of what the policy selects could be saved, so " + made
+		case d.Result == v1alpha1.ResultPartial:
+			d.Error = "the policy selects nothing, so " + made
+		default:
+			d.Warnings = append(d.Warnings, "all entries are optional and match nothing, so "+made)
+		}
 		return &d, nil
 	}
 	d.Seconds = time.Since(started).Seconds()

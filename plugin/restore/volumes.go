@@ -243,7 +243,9 @@ func (p *Plan) fillClaim(ctx context.Context, v *volumeItem) error {
 	err := mover.With(ctx, p.request.Target, pod, func(name string) error {
 		return p.receive(ctx, v, methodHelper, kube.ExecOptions{Namespace: pod.Namespace, Pod: name, Container: "mover"}, mover.Root)
 	})
-	if err != nil {
+	if errors.Is(err, mover.ErrNotRemoved) {
+		v.owner.warn("%s", err)
+	} else if err != nil {
 		return err
 	}
 	return p.filled(ctx, v.owner)
