@@ -228,12 +228,15 @@ func (inv *inventory) keepRest(ctx context.Context, c *graph.Closure) error {
 	if inv.r.Keep == nil {
 		return nil
 	}
+	var rest []graph.Member
+	for _, m := range c.Members {
+		if key := m.Ref.Key(); !inv.kept[key] && inv.made[key] == "" && (m.Selected || !m.LeftToOwner) {
+			rest = append(rest, m)
+		}
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(getters)
-	for _, m := range c.Members {
-		if key := m.Ref.Key(); inv.kept[key] || inv.made[key] != "" || m.LeftToOwner && !m.Selected {
-			continue
-		}
+	for _, m := range rest {
 		group.Go(func() error {
 			if ns := inv.namespaces[m.Ref.Name]; ns != nil && m.Ref.Kind == "Namespace" && m.Ref.Group == "" {
 				return inv.keep(ctx, ns)
