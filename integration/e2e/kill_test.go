@@ -22,7 +22,9 @@ import (
 )
 
 // deadline bounds each run, whatever goes wrong around it.
-const deadline = 2 * time.Minute
+// The longest is a remote that refuses connections: it is tried again for some
+// hundred seconds.
+const deadline = 4 * time.Minute
 
 // running is a run of the program that has not ended.
 type running struct {
