@@ -22,9 +22,7 @@ import (
 )
 
 // deadline bounds each run, whatever goes wrong around it.
-// The longest is a remote that refuses connections: it is tried again for some
-// hundred seconds.
-const deadline = 4 * time.Minute
+const deadline = 2 * time.Minute
 
 // running is a run of the program that has not ended.
 type running struct {

@@ -337,8 +337,11 @@ func (e entry) Mode() os.FileMode {
 // firstPause and attempts bound how long one request is tried: about 3 s on
 // top of what rclone does itself.
 const (
-	attempts   = 4
-	firstPause = 400 * time.Millisecond
+	attempts = 4
+	// refusedAttempts is for a server that nobody runs any more: rclone has
+	// tried it again for a while within each attempt.
+	refusedAttempts = 2
+	firstPause      = 400 * time.Millisecond
 )
 
 // retry runs one request until it succeeds or trying again cannot help, and
@@ -361,7 +364,7 @@ func (b *bridge) retry(ctx context.Context, verb, file string, request func(cont
 			return fmt.Errorf("%s %s: %w", verb, file, blob.ErrInvalidRange)
 		case ctx.Err() != nil:
 			return fmt.Errorf("%s %s: %w", verb, file, context.Cause(ctx))
-		case attempt == attempts || isFinal(err):
+		case attempt == attempts || isFinal(err), attempt == refusedAttempts && errors.Is(err, syscall.ECONNREFUSED):
 			return fmt.Errorf("%s %s: %w%s", verb, file, b.secrets.clean(err), clockHint(err))
 		}
 		select {
