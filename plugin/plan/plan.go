@@ -74,7 +74,6 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 	if err := inv.volumes(ctx, &p.Document, groups); err != nil {
 		return nil, err
 	}
-	inv.hooks(&p.Document)
 	inv.later(&p.Document)
 	finish(&p.Document, inv)
 	return p, nil

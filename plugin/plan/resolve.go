@@ -396,20 +396,6 @@ func orEmpty[T any](s []T) []T {
 	return s
 }
 
-// hooks shows which hooks the policy has.
-func (inv *inventory) hooks(d *v1alpha1.Document) {
-	for _, h := range inv.r.Policy.Spec.Consistency.Hooks {
-		text := h.Recipe
-		if h.Match != "" {
-			text += " where " + h.Match
-		}
-		if h.TTL != nil {
-			text += " for at most " + h.TTL.Duration.String()
-		}
-		d.Hooks = append(d.Hooks, text)
-	}
-}
-
 // later warns about fields of the policy that this version reads and does not
 // act on: what a person relies on must not be silently absent.
 func (inv *inventory) later(d *v1alpha1.Document) {

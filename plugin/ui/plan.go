@@ -106,7 +106,7 @@ func (t *text) facts(d *v1alpha1.Document) {
 		fact("tool", d.ToolVersion)
 	}
 	for _, h := range d.Hooks {
-		fact("hook", h)
+		fact("hook", fmt.Sprintf("%s in %s: %s", h.Hook, h.Pod, h.Outcome))
 	}
 }
 

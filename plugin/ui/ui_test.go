@@ -74,7 +74,7 @@ func shop() (*v1alpha1.Document, []v1alpha1.EdgeLine) {
 		APIVersion: v1alpha1.APIVersion, Kind: "Plan", Result: v1alpha1.ResultPartial, ExitCode: 3, Policy: "bulbs", ToolVersion: "v0",
 		Source:  &v1alpha1.Provenance{Source: "git::https://git.example.com/bulbs", URL: "https://git.example.com/bulbs", Ref: "v3", Commit: "0123456789abcdef", Path: "backup.yaml"},
 		Cluster: &v1alpha1.Cluster{UID: "11111111-2222-3333-4444-555555555555", Version: "v1.37.2", Context: "src"}, Remote: "main",
-		Hooks:  []string{"postgresql where labels.app == \"store\""},
+		Hooks:  []v1alpha1.HookLine{{Hook: "postgresql", Recipe: "postgresql", Scope: "Pod", Group: g, Pod: ref("Pod tulip/store-0"), Container: "db", Outcome: in, TTLSeconds: 30}},
 		Select: []v1alpha1.SelectLine{{Name: "gold", Matched: 3}, {Name: "silver"}, {Name: "bronze", Optional: true}},
 		Groups: []v1alpha1.GroupLine{
 			{Name: g, Workloads: []v1alpha1.Ref{ref(web), ref(store)}, Edges: []v1alpha1.EdgeLine{edges[0], edges[5]}, Objects: 11, Volumes: 3,

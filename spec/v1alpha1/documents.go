@@ -6,11 +6,12 @@ import (
 	"strings"
 )
 
-// Documents is what was decoded: every policy and remote, in the order in
-// which they were read, defaults applied.
+// Documents is what was decoded: every policy, remote and recipe, in the order
+// in which they were read, defaults applied.
 type Documents struct {
 	Policies []*BackupPolicy
 	Remotes  []*BackupRemote
+	Recipes  []*BackupRecipe
 	// Foreign counts the documents of other API groups that were passed over.
 	Foreign int
 }

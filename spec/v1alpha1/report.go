@@ -80,6 +80,7 @@ const (
 	OutcomeMissing     Outcome = "Missing"     // referred to and not there
 	OutcomeConflict    Outcome = "Conflict"    // the target holds something else by that name
 	OutcomeIncomplete  Outcome = "Incomplete"  // partly done; the reason says what lacks
+	OutcomeHeld        Outcome = "Held"        // a pod was quiet while its group was cut
 	OutcomeFailed      Outcome = "Failed"
 )
 
@@ -117,17 +118,31 @@ type VolumeLine struct {
 	MountPath    string `json:"mountPath,omitempty"`
 	StorageClass string `json:"storageClass,omitempty"`
 	VolumeMode   string `json:"volumeMode,omitempty"`
-	// Method is how the bytes travel: Exec, EphemeralContainer, HelperPod, or
-	// empty where the volume is not saved.
+	// Method is how the bytes travel: Job, HelperPod, Exec, EphemeralContainer,
+	// or empty where the volume is not saved. In a plan it is Snapshot or Stream.
 	Method string `json:"method,omitempty"`
+	// Cut is what the bytes were read from: GroupSnapshot, Snapshot, or Live
+	// for the volume itself while its workload runs; CutAt is when.
+	Cut   string `json:"cut,omitempty"`
+	CutAt string `json:"cutAt,omitempty"`
+	// Driver is the CSI driver; SnapshotClass and GroupSnapshotClass are what
+	// snapshots are made with.
+	Driver             string `json:"driver,omitempty"`
+	SnapshotClass      string `json:"snapshotClass,omitempty"`
+	GroupSnapshotClass string `json:"groupSnapshotClass,omitempty"`
 	// Capacity is in bytes, from the claim's status; 0 where unknown.
 	Capacity int64 `json:"capacity,omitempty"`
 	// Snapshot is the id in the repository, once saved.
 	Snapshot string `json:"snapshot,omitempty"`
-	// Files and Bytes count what was read; Stored is what it added to the remote.
+	// Files and Bytes count what it holds; Read is what was read of it, less
+	// where files are known from an earlier backup; Stored is what it added to
+	// the remote.
 	Files  int64 `json:"files,omitempty"`
 	Bytes  int64 `json:"bytes,omitempty"`
+	Read   int64 `json:"read,omitempty"`
 	Stored int64 `json:"stored,omitempty"`
+	// Attempts is how often it was begun, where more than once.
+	Attempts int `json:"attempts,omitempty"`
 	// Seconds is the time that it took.
 	Seconds float64 `json:"seconds,omitempty"`
 	// Issues lists paths that changed, vanished or could not be read or set,
@@ -150,6 +165,40 @@ type GroupLine struct {
 	Waves [][]Ref `json:"waves,omitempty"`
 	// Cycles lists the sets of objects that depend on each other in a circle.
 	Cycles [][]Ref `json:"cycles,omitempty"`
+	// Cut is how its volumes become one point in time; absent where it has none.
+	Cut *CutLine `json:"cut,omitempty"`
+}
+
+// CutLine says how the volumes of a group are cut, and how well that went.
+type CutLine struct {
+	// Method is GroupSnapshot, Snapshots (made together), Live (read while the
+	// workload runs), or Mixed; Reason says why not a better one.
+	Method string `json:"method"`
+	Reason string `json:"reason,omitempty"`
+	// At is the first cut; SkewSeconds is from there to the last.
+	At          string  `json:"at,omitempty"`
+	SkewSeconds float64 `json:"skewSeconds,omitempty"`
+	// FrozenSeconds is from the first freeze to the last thaw.
+	FrozenSeconds float64 `json:"frozenSeconds,omitempty"`
+}
+
+// HookLine is one hook in one pod.
+type HookLine struct {
+	// Hook is its name, Recipe what it runs, Scope where: Pod, Group, Backup.
+	Hook   string `json:"hook"`
+	Recipe string `json:"recipe,omitempty"`
+	Scope  string `json:"scope"`
+	Group  string `json:"group,omitempty"`
+	// Pod and Container are where it runs.
+	Pod       Ref    `json:"pod"`
+	Container string `json:"container,omitempty"`
+	// Outcome is Include in a plan; Held, Skipped or Failed after a run.
+	Outcome Outcome `json:"outcome"`
+	Reason  string  `json:"reason,omitempty"`
+	// TTLSeconds is how long the pod holds at most.
+	TTLSeconds float64 `json:"ttlSeconds,omitempty"`
+	// FrozenSeconds is how long it held.
+	FrozenSeconds float64 `json:"frozenSeconds,omitempty"`
 }
 
 // EdgeLine says that From needs To, and which field says so.
@@ -216,7 +265,7 @@ type Document struct {
 	Target      *Cluster     `json:"target,omitempty"`
 	Remote      string       `json:"remote,omitempty"`
 	Select      []SelectLine `json:"select,omitempty"`
-	Hooks       []string     `json:"hooks,omitempty"`
+	Hooks       []HookLine   `json:"hooks,omitempty"`
 	Groups      []GroupLine  `json:"groups"`
 	Objects     []ObjectLine `json:"objects"`
 	Volumes     []VolumeLine `json:"volumes"`

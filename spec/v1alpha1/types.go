@@ -6,7 +6,10 @@
 // document came from (plugin/source).
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // APIVersion is the only version there is.
 const APIVersion = "kubectl-backup.io/v1alpha1"
@@ -89,11 +92,37 @@ type Consistency struct {
 	Hooks []Hook `json:"hooks,omitempty"`
 }
 
-// Hook freezes matching pods around the cut.
+// Hook makes matching pods quiet while their group is cut: by a recipe, or by
+// a command before and one after.
 type Hook struct {
-	Recipe string           `json:"recipe"`
-	Match  string           `json:"match,omitempty"`
-	TTL    *metav1.Duration `json:"ttl,omitempty"`
+	// Name appears in reports; empty means the recipe, or where it stands.
+	Name string `json:"name,omitempty"`
+	// Recipe is a built-in one or the name of a BackupRecipe. Either Recipe or
+	// Before and After are set.
+	Recipe string `json:"recipe,omitempty"`
+	// Before and After are commands with their arguments. After runs exactly
+	// once for each Before that was begun, also where that failed.
+	Before []string `json:"before,omitempty"`
+	After  []string `json:"after,omitempty"`
+	// Scope is Pod (default: each matching pod, held while its group is cut),
+	// Group (one matching pod of each group) or Backup (one matching pod for
+	// all groups).
+	Scope string `json:"scope,omitempty"`
+	// Match is CEL over object (the pod), namespaceObject, labels, annotations
+	// and variables; empty matches every pod of the group.
+	Match string `json:"match,omitempty"`
+	// Container is where it runs; empty means the recipe's choice, else the
+	// pod's default container.
+	Container string `json:"container,omitempty"`
+	// TTL is how long the pod holds at most, whatever becomes of this program.
+	TTL *metav1.Duration `json:"ttl,omitempty"`
+	// Timeout bounds the way into the freeze.
+	Timeout *metav1.Duration `json:"timeout,omitempty"`
+	// OnFailure is Abort (default: the group is not captured) or Continue
+	// (captured, with a line that says what was not quiet).
+	OnFailure string `json:"onFailure,omitempty"`
+	// Parameters are given to the recipe. They are not for secrets.
+	Parameters map[string]string `json:"parameters,omitempty"`
 }
 
 // VolumeRule decides about the volumes it matches; the first match wins.
@@ -103,6 +132,10 @@ type VolumeRule struct {
 	Match string `json:"match,omitempty"`
 	// Method is Auto, Snapshot, Stream or Skip.
 	Method string `json:"method"`
+	// SnapshotClass and GroupSnapshotClass name the classes to use; empty
+	// means the driver's default.
+	SnapshotClass      string `json:"snapshotClass,omitempty"`
+	GroupSnapshotClass string `json:"groupSnapshotClass,omitempty"`
 }
 
 // Mover configures the containers that carry bytes.
@@ -112,6 +145,23 @@ type Mover struct {
 	Image string `json:"image,omitempty"`
 	// Parallel is how many volumes travel at once; 0 means 2.
 	Parallel int `json:"parallel,omitempty"`
+	// PerNode is how many of them on one node; 0 means no limit but Parallel.
+	PerNode int `json:"perNode,omitempty"`
+	// Transport is Auto (default), Job (movers write to the remote themselves)
+	// or Stream (bytes come through the API server and this program).
+	Transport string `json:"transport,omitempty"`
+	// Retries is how often a mover that ended early is started again; it goes
+	// on where the last one stopped. Absent means 3.
+	Retries *int `json:"retries,omitempty"`
+	// Timeout is how long one volume may take; absent means 24 hours.
+	Timeout            *metav1.Duration             `json:"timeout,omitempty"`
+	ServiceAccountName string                       `json:"serviceAccountName,omitempty"`
+	Resources          *corev1.ResourceRequirements `json:"resources,omitempty"`
+	NodeSelector       map[string]string            `json:"nodeSelector,omitempty"`
+	Tolerations        []corev1.Toleration          `json:"tolerations,omitempty"`
+	// SecurityContext replaces the mover container's own, which may read and
+	// write files of every owner and nothing else.
+	SecurityContext *corev1.SecurityContext `json:"securityContext,omitempty"`
 }
 
 // Trigger starts a run: by the clock or by an event.
@@ -169,6 +219,54 @@ type BackupRemoteSpec struct {
 	ConfigSecretRef *SecretKeyRef `json:"configSecretRef,omitempty"`
 	// PasswordFrom says where the repository's key comes from.
 	PasswordFrom *PasswordSource `json:"passwordFrom,omitempty"`
+	Limits       RemoteLimits    `json:"limits,omitempty"`
+}
+
+// RemoteLimits bound what one run asks of a remote.
+type RemoteLimits struct {
+	// Movers is how many volumes travel to or from it at once; 0 means no
+	// limit but the policy's.
+	Movers int `json:"movers,omitempty"`
+	// Bandwidth is in rclone's notation, as in 10M for 10 MiB/s, for each
+	// process that writes; empty means no limit.
+	Bandwidth string `json:"bandwidth,omitempty"`
+	// RequestsPerSecond bounds each process; 0 means no limit.
+	RequestsPerSecond float64 `json:"requestsPerSecond,omitempty"`
+	// Retries is how often a request that failed for a passing reason is made
+	// again; absent means 10.
+	Retries *int `json:"retries,omitempty"`
+}
+
+// BackupRecipe says how a kind of store is made quiet and let go again.
+type BackupRecipe struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata"`
+	Spec              BackupRecipeSpec `json:"spec"`
+
+	positions positions
+}
+
+// BackupRecipeSpec is either Session, or Freeze and Thaw. All are scripts for
+// the container's sh, and see the parameters as environment variables.
+type BackupRecipeSpec struct {
+	// Description is one sentence for reports and help.
+	Description string `json:"description,omitempty"`
+	// Requires lists the commands that the container must have.
+	Requires []string `json:"requires,omitempty"`
+	// Freeze ends with success when the store is quiet; Thaw lets it go, and
+	// must succeed also where Freeze failed half way.
+	Freeze string `json:"freeze,omitempty"`
+	Thaw   string `json:"thaw,omitempty"`
+	// Session makes the store quiet, writes the line "frozen" to file
+	// descriptor 3, waits for the end of its input, and lets go. It is for
+	// stores whose lock lasts as long as a connection.
+	Session string `json:"session,omitempty"`
+	// Container is the name of the container it runs in, where a hook does
+	// not say.
+	Container  string            `json:"container,omitempty"`
+	TTL        *metav1.Duration  `json:"ttl,omitempty"`
+	Timeout    *metav1.Duration  `json:"timeout,omitempty"`
+	Parameters map[string]string `json:"parameters,omitempty"`
 }
 
 // SecretKeyRef names one key of a Secret.

@@ -120,7 +120,6 @@ func (p *BackupPolicy) faults() []*FieldError {
 	c.oneOf("spec.consistency.mode", s.Consistency.Mode, ConsistencyGroup, ConsistencyWorkload, ConsistencyNone)
 	for i, h := range s.Consistency.Hooks {
 		path := fmt.Sprintf("spec.consistency.hooks[%d]", i)
-		c.required(path+".recipe", h.Recipe)
 		c.oneOf(path+".recipe", h.Recipe, recipes...)
 		if h.TTL != nil && h.TTL.Duration <= 0 {
 			c.refuse(path+".ttl", "", "must be longer than nothing, got %s", h.TTL.Duration)
