@@ -21,6 +21,11 @@ func serviceNetwork(n int) string { return fmt.Sprintf("10.%d.128.0/17", n) }
 func serverAddress(n int) string  { return fmt.Sprintf("10.%d.128.1", n) }
 func dnsAddress(n int) string     { return fmt.Sprintf("10.%d.128.10", n) }
 
+// HostAddress is an address of this machine that pods reach and that test
+// servers may listen on. No Service gets it: it lies in the part of the range
+// that the API server keeps for those who ask for an address by name.
+func (c *Cluster) HostAddress() string { return fmt.Sprintf("10.%d.128.200", c.state.Network) }
+
 // reserveAddresses finds ports and a network that nobody uses.
 func (c *Cluster) reserveAddresses(ctx context.Context) error {
 	if err := c.reservePorts(); err != nil {
