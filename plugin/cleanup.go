@@ -19,7 +19,7 @@ func newCleanup(e *env) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "cleanup",
 		Short:   "Remove what interrupted runs left in the cluster",
-		Long:    "Remove what interrupted runs left in the cluster: temporary pods whose process is gone.\nEach run does this too before it starts.",
+		Long:    "Remove what interrupted runs left in the cluster: temporary pods, Jobs, Secrets,\nclaims, snapshots and labels whose process is gone.\nEach run does this too before it starts.",
 		Example: e.examples("cleanup --dry-run", "cleanup"),
 		Args:    exactArgs(),
 		RunE:    func(c *cobra.Command, _ []string) error { return o.Run(c.Context()) },
@@ -34,19 +34,22 @@ func (o *cleanupOptions) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pods, err := mover.LeftBehind(ctx, cluster, o.env.namespace())
+	left, unread, err := mover.LeftBehind(ctx, cluster, mover.Search{Namespace: o.env.namespace()})
 	if err != nil {
 		return err
 	}
-	for _, p := range pods {
-		fmt.Fprintf(o.env.Out, "pod %s/%s\n", p.Namespace, p.Name)
+	for _, l := range left {
+		fmt.Fprintln(o.env.Out, l)
+	}
+	for _, u := range unread {
+		fmt.Fprintf(o.env.ErrOut, "warning: not looked at: %s\n", u)
 	}
 	if o.dryRun {
 		return nil
 	}
-	if err := mover.Sweep(ctx, cluster, o.env.namespace()); err != nil {
+	if err := mover.Remove(ctx, cluster, left); err != nil {
 		return err
 	}
-	fmt.Fprintf(o.env.ErrOut, "removed %d temporary pods\n", len(pods))
+	fmt.Fprintf(o.env.ErrOut, "removed %d temporary things\n", len(left))
 	return nil
 }

@@ -6,4 +6,9 @@ const (
 	LabelTemporary = "kubectl-backup.io/temporary"
 	// LabelRun names the backup that it was made for.
 	LabelRun = "kubectl-backup.io/run"
+	// LabelCut stands on an application's claim for the moment in which a group
+	// snapshot selects it by that label. The claim then also has
+	// AnnotationCutOwner, which says whose label it is.
+	LabelCut           = "kubectl-backup.io/cut"
+	AnnotationCutOwner = "kubectl-backup.io/cut-owner"
 )

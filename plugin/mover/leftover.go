@@ -2,104 +2,265 @@ package mover
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
 const (
-	// AnnotationOwner names the process that made it: host, boot, pid, start.
-	AnnotationOwner = "kubectl-backup.io/owner"
-
-	// abandoned is the age at which something temporary of another host is
-	// taken for left behind: its waiting program has ended long before.
+	// abandoned is the age at which something of another host that nothing
+	// uses is taken for left behind: its maker has given up long before.
 	abandoned = time.Hour
+	// longest is that age for what a run of another host may still be using,
+	// an hour more than a volume takes at most.
+	longest = 25 * time.Hour
 )
 
-// thisProcess identifies this process beyond its pid, which is used again.
-func thisProcess() string {
-	host, _ := os.Hostname()
-	return strings.Join([]string{host, bootID(), strconv.Itoa(os.Getpid()), processStart(os.Getpid())}, "/")
+// temporaryKind is one kind of what runs make, and where it is served.
+type temporaryKind struct {
+	group, kind string
+	clustered   bool
+	// labelOnly says that the object is the application's, and that only the
+	// label is ours; owner is the annotation that says whose it is.
+	labelOnly    bool
+	label, owner string
 }
 
-func bootID() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(b))
+const snapshots, groupSnapshots = "snapshot.storage.k8s.io", "groupsnapshot.storage.k8s.io"
+
+// temporaryKinds are in the order in which they are removed: what uses before
+// what is used.
+var temporaryKinds = []temporaryKind{
+	{group: "batch", kind: "Job"},
+	{kind: "Pod"},
+	{kind: "Secret"},
+	{kind: "PersistentVolumeClaim"},
+	{group: groupSnapshots, kind: "VolumeGroupSnapshot"},
+	{group: snapshots, kind: "VolumeSnapshot"},
+	{group: groupSnapshots, kind: "VolumeGroupSnapshotContent", clustered: true},
+	{group: snapshots, kind: "VolumeSnapshotContent", clustered: true},
+	{kind: "PersistentVolumeClaim", label: kube.LabelCut, owner: kube.AnnotationCutOwner, labelOnly: true},
 }
 
-// processStart is the start time of a process in clock ticks since boot, or
-// empty where there is no such process (or no /proc).
-func processStart(pid int) string {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return ""
-	}
-	// The second field is in parentheses and may hold anything.
-	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	if len(fields) < 20 {
-		return ""
-	}
-	return fields[19]
+// Left is something temporary whose maker is gone.
+type Left struct {
+	Ref v1alpha1.Ref
+	UID string
+	// Label is set where the object is an application's own, and only this
+	// label on it is left.
+	Label string
+
+	kind temporaryKind
+	live kube.Kind
+	// content is the bound content of a snapshot of ours.
+	content string
 }
 
-// leftBehind says whether the process that made a pod is gone.
-func leftBehind(p *corev1.Pod, now time.Time) bool {
-	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
-		return true
+func (l Left) String() string {
+	if l.Label != "" {
+		return "label " + l.Label + " of " + l.Ref.String()
 	}
-	owner := strings.Split(p.Annotations[AnnotationOwner], "/")
-	if len(owner) == 4 {
-		host, _ := os.Hostname()
-		if pid, err := strconv.Atoi(owner[2]); err == nil && owner[0] == host && owner[1] == bootID() && owner[1] != "unknown" {
-			return owner[3] == "" || processStart(pid) != owner[3]
-		}
-	}
-	return now.Sub(p.CreationTimestamp.Time) > abandoned
+	return l.Ref.String()
 }
 
-// LeftBehind lists the temporary pods whose makers are gone. An empty
-// namespace means all of them.
-func LeftBehind(ctx context.Context, c *kube.Cluster, namespace string) ([]corev1.Pod, error) {
-	list, err := c.Typed().CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: kube.LabelTemporary + "=true", Limit: 500})
+// Search says where to look.
+type Search struct {
+	// Namespace is the only one to look in; empty means all.
+	Namespace string
+	// Foreign is the age at which things of other hosts, whose processes
+	// cannot be looked at, are taken for left behind. Zero means an hour, and a
+	// day for what may be in use.
+	Foreign time.Duration
+}
+
+// LeftBehind lists what runs made for themselves and did not remove, in the
+// order in which it has to be removed. Kinds that are not served are passed
+// over; those that may not be listed are in the second list.
+func LeftBehind(ctx context.Context, c *kube.Cluster, s Search) ([]Left, []error, error) {
+	found := make([][]Left, len(temporaryKinds))
+	var mu sync.Mutex
+	var unread []error
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(4)
+	for n, t := range temporaryKinds {
+		group.Go(func() error {
+			left, err := t.find(ctx, c, s)
+			if _, _, denied := kube.Denied(err); denied {
+				mu.Lock()
+				defer mu.Unlock()
+				unread = append(unread, err)
+				return nil
+			}
+			found[n] = left
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, nil, err
+	}
+	return slices.Concat(found...), unread, nil
+}
+
+func (t temporaryKind) find(ctx context.Context, c *kube.Cluster, s Search) ([]Left, error) {
+	k, err := c.FindKind(ctx, t.group, "", t.kind)
+	if errors.As(err, new(*kube.NotServedError)) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
-	var out []corev1.Pod
-	for _, p := range list.Items {
-		if leftBehind(&p, time.Now()) {
-			out = append(out, p)
-		}
+	o := kube.ListOptions{Namespace: s.Namespace, LabelSelector: kube.LabelTemporary + "=true"}
+	if t.label != "" {
+		o.LabelSelector = t.label
 	}
-	return out, nil
+	if t.clustered {
+		o.Namespace = ""
+	}
+	var out []Left
+	_, err = c.List(ctx, k, o, func(ob *object.Object) error {
+		var x thing
+		if err := json.Unmarshal(ob.Raw, &x); err != nil {
+			return fmt.Errorf("read %s: %w", ob.Ref, err)
+		}
+		if t.leftBehind(&x, s, time.Now()) {
+			out = append(out, Left{Ref: ob.Ref, UID: ob.UID, Label: t.label, kind: t, live: k, content: x.Status.Content + x.Status.GroupContent})
+		}
+		return nil
+	})
+	return out, err
 }
 
-// Sweep removes what dead runs left behind. A caller without the right to list
-// pods everywhere has made none everywhere.
-func Sweep(ctx context.Context, c *kube.Cluster, namespace string) error {
-	pods, err := LeftBehind(ctx, c, namespace)
-	if apierrors.IsForbidden(err) {
-		return nil
+// thing is what has to be known of any temporary object.
+type thing struct {
+	Metadata metav1.ObjectMeta `json:"metadata"`
+	Spec     struct {
+		Deadline *int64 `json:"activeDeadlineSeconds"`
+	} `json:"spec"`
+	Status struct {
+		Phase        string             `json:"phase"`
+		Conditions   []metav1.Condition `json:"conditions"`
+		Content      string             `json:"boundVolumeSnapshotContentName"`
+		GroupContent string             `json:"boundVolumeGroupSnapshotContentName"`
+	} `json:"status"`
+}
+
+func (x *thing) ended() bool {
+	for _, c := range x.Status.Conditions {
+		if (c.Type == "Complete" || c.Type == "Failed") && c.Status == metav1.ConditionTrue {
+			return true
+		}
 	}
-	if err != nil {
-		return err
+	return x.Status.Phase == "Succeeded" || x.Status.Phase == "Failed"
+}
+
+// leftBehind says whether the process that made something is gone.
+func (t temporaryKind) leftBehind(x *thing, s Search, now time.Time) bool {
+	m := &x.Metadata
+	if !t.labelOnly && m.DeletionTimestamp != nil && len(m.Finalizers) > 0 && t.kind != "Pod" {
+		return false // it is on its way; asking again changes nothing
 	}
+	if metav1.GetControllerOf(m) != nil && !t.labelOnly {
+		return false // it goes with its controller
+	}
+	owner, made := m.Annotations[AnnotationOwner], m.CreationTimestamp.Time
+	if t.labelOnly { // the object is older than the label
+		var when string
+		owner, when, _ = strings.Cut(m.Annotations[t.owner], " ")
+		made, _ = time.Parse(time.RFC3339, when)
+	}
+	if t.kind == "Pod" && x.ended() {
+		return true // a helper pod that ended is of no use to anybody
+	}
+	switch lifeOf(owner) {
+	case alive:
+		return false
+	case gone:
+		return true
+	}
+	age := now.Sub(made)
+	if s.Foreign > 0 {
+		return age > s.Foreign
+	}
+	switch {
+	case t.labelOnly, t.kind == "Job" && x.ended(), t.kind == "Pod" && x.Status.Phase == "Pending", t.kind == "Secret" && len(m.OwnerReferences) == 0:
+		return age > abandoned
+	case t.kind == "Job" && x.Spec.Deadline != nil:
+		return age > time.Duration(*x.Spec.Deadline)*time.Second+abandoned
+	}
+	return age > longest
+}
+
+// Remove removes what was found, in its order, and goes on after an error.
+func Remove(ctx context.Context, c *kube.Cluster, left []Left) error {
 	var errs []error
-	for _, p := range pods {
-		if err := c.DeletePod(ctx, p.Namespace, p.Name, string(p.UID)); err != nil && !apierrors.IsNotFound(err) {
-			errs = append(errs, fmt.Errorf("pod %s/%s: %w", p.Namespace, p.Name, err))
+	for _, l := range left {
+		if err := l.remove(ctx, c); err != nil && !apierrors.IsNotFound(err) {
+			errs = append(errs, fmt.Errorf("%s: %w", l, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (l Left) remove(ctx context.Context, c *kube.Cluster) error {
+	switch {
+	case l.Label != "":
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+			"uid": l.UID, "labels": map[string]any{l.Label: nil}, "annotations": map[string]any{l.kind.owner: nil},
+		}})
+		if err != nil {
+			return err
+		}
+		_, err = c.Patch(ctx, l.live, l.Ref.Namespace, l.Ref.Name, types.MergePatchType, patch, kube.WriteOptions{})
+		return err
+	case l.Ref.Kind == "Pod":
+		return c.DeletePod(ctx, l.Ref.Namespace, l.Ref.Name, l.UID)
+	}
+	if l.content != "" {
+		if err := l.letGo(ctx, c); err != nil {
+			return err
+		}
+	}
+	err := c.Delete(ctx, l.live, l.Ref.Namespace, l.Ref.Name, kube.DeleteOptions{UID: l.UID, Propagation: "Background"})
+	if apierrors.IsConflict(err) {
+		return nil // another one by the same name
+	}
+	return err
+}
+
+// letGo has the storage drop a snapshot of ours together with its object, also
+// where its class says that snapshots are kept: that is meant for snapshots
+// that somebody wants.
+func (l Left) letGo(ctx context.Context, c *kube.Cluster) error {
+	k, err := c.FindKind(ctx, l.Ref.Group, l.Ref.Version, l.Ref.Kind+"Content")
+	if err != nil {
+		return err
+	}
+	_, err = c.Patch(ctx, k, "", l.content, types.MergePatchType, []byte(`{"spec":{"deletionPolicy":"Delete"}}`), kube.WriteOptions{})
+	if _, _, denied := kube.Denied(err); denied || apierrors.IsNotFound(err) {
+		return nil // without the right, the class decides
+	}
+	return err
+}
+
+// Sweep removes what dead runs left behind. What the caller may not list, it
+// has not made there either.
+func Sweep(ctx context.Context, c *kube.Cluster, namespace string) error {
+	left, _, err := LeftBehind(ctx, c, Search{Namespace: namespace})
+	if err != nil {
+		return err
+	}
+	return Remove(ctx, c, left)
 }

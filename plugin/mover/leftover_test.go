@@ -1,12 +1,14 @@
 package mover
 
 import (
+	"encoding/json"
 	"os"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -17,39 +19,59 @@ import (
 // its maker is known, or must be presumed, to be gone.
 func TestLeftBehind(t *testing.T) {
 	now := time.Now()
-	mine := strings.Split(thisProcess(), "/")
+	mine := strings.Split(Owner(), "/")
 	owner := func(change func(o []string)) string {
 		o := append([]string(nil), mine...)
 		change(o)
 		return strings.Join(o, "/")
 	}
+	running := `{"phase":"Running"}`
+	ended := `{"conditions":[{"type":"Failed","status":"True"}]}`
+	there := func(o []string) { o[0] = "elsewhere.example.org" }
 	for name, x := range map[string]struct {
-		owner string
-		age   time.Duration
-		phase corev1.PodPhase
-		want  bool
+		kind, owner  string
+		age          time.Duration
+		spec, status string
+		want         bool
 	}{
-		"this process":                        {thisProcess(), 3 * time.Hour, corev1.PodRunning, false},
-		"this process, but the pod has ended": {thisProcess(), time.Minute, corev1.PodSucceeded, true},
-		"its waiting program gave up":         {thisProcess(), time.Minute, corev1.PodFailed, true},
-		"a process that lives":                {owner(func(o []string) { o[2], o[3] = "1", processStart(1) }), 3 * time.Hour, corev1.PodRunning, false},
-		"a pid that is used again":            {owner(func(o []string) { o[2] = "1" }), time.Second, corev1.PodRunning, true},
-		"a pid that is gone":                  {owner(func(o []string) { o[2] = strconv.Itoa(1 << 30) }), time.Second, corev1.PodPending, true},
-		"another host, young":                 {owner(func(o []string) { o[0] = "elsewhere.example.org" }), 59 * time.Minute, corev1.PodRunning, false},
-		"another host, old":                   {owner(func(o []string) { o[0] = "elsewhere.example.org" }), 61 * time.Minute, corev1.PodRunning, true},
-		"before the last boot, young":         {owner(func(o []string) { o[1] = "another" }), time.Minute, corev1.PodRunning, false},
-		"no boot id":                          {owner(func(o []string) { o[1] = "unknown" }), time.Minute, corev1.PodRunning, false},
-		"nobody's, young":                     {"", time.Minute, corev1.PodRunning, false},
-		"nobody's, old":                       {"", 2 * time.Hour, corev1.PodRunning, true},
-		"not a pid":                           {owner(func(o []string) { o[2] = "x" }), time.Minute, corev1.PodRunning, false},
+		"this process":                        {"Pod", Owner(), 30 * time.Hour, "", running, false},
+		"this process, but the pod has ended": {"Pod", Owner(), time.Minute, "", `{"phase":"Succeeded"}`, true},
+		"its waiting program gave up":         {"Pod", Owner(), time.Minute, "", `{"phase":"Failed"}`, true},
+		"a process that lives":                {"Pod", owner(func(o []string) { o[2], o[3] = "1", processStart(1) }), 30 * time.Hour, "", running, false},
+		"a pid that is used again":            {"Pod", owner(func(o []string) { o[2] = "1" }), time.Second, "", running, true},
+		"a pid that is gone":                  {"Pod", owner(func(o []string) { o[2] = strconv.Itoa(1 << 30) }), time.Second, "", `{"phase":"Pending"}`, true},
+		"another host, in use":                {"Pod", owner(there), 24 * time.Hour, "", running, false},
+		"another host, for too long":          {"Pod", owner(there), 26 * time.Hour, "", running, true},
+		"another host, still pending":         {"Pod", owner(there), 59 * time.Minute, "", `{"phase":"Pending"}`, false},
+		"another host, pending for too long":  {"Pod", owner(there), 61 * time.Minute, "", `{"phase":"Pending"}`, true},
+		"before the last boot, young":         {"Pod", owner(func(o []string) { o[1] = "another" }), time.Minute, "", running, false},
+		"no boot id":                          {"Pod", owner(func(o []string) { o[1] = "unknown" }), time.Minute, "", running, false},
+		"nobody's, young":                     {"Pod", "", time.Minute, "", running, false},
+		"nobody's, old":                       {"Pod", "", 26 * time.Hour, "", running, true},
+		"not a pid":                           {"Pod", owner(func(o []string) { o[2] = "x" }), time.Minute, "", running, false},
+
+		"a Job that ended, whose result is to be read": {"Job", Owner(), time.Hour, "", ended, false},
+		"a Job of a dead process":                      {"Job", owner(func(o []string) { o[2] = "1" }), time.Second, "", "{}", true},
+		"another host's Job, within its time":          {"Job", owner(there), 29 * time.Hour, `{"activeDeadlineSeconds":104400}`, "{}", false},
+		"another host's Job, beyond its time":          {"Job", owner(there), 31 * time.Hour, `{"activeDeadlineSeconds":104400}`, "{}", true},
+		"another host's Job, ended":                    {"Job", owner(there), 2 * time.Hour, `{"activeDeadlineSeconds":104400}`, ended, true},
+		"another host's Secret that no Job took":       {"Secret", owner(there), 2 * time.Hour, "", "{}", true},
+		"another host's snapshot":                      {"VolumeSnapshot", owner(there), 24 * time.Hour, "", "{}", false},
+		"another host's old snapshot":                  {"VolumeSnapshot", owner(there), 26 * time.Hour, "", "{}", true},
+		"a claim of a dead process":                    {"PersistentVolumeClaim", owner(func(o []string) { o[2] = "1" }), time.Second, "", "{}", true},
 	} {
-		p := &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{AnnotationOwner: x.owner}, CreationTimestamp: metav1.NewTime(now.Add(-x.age))},
-			Status:     corev1.PodStatus{Phase: x.phase},
+		o := thing{Metadata: metav1.ObjectMeta{Annotations: map[string]string{AnnotationOwner: x.owner}, CreationTimestamp: metav1.NewTime(now.Add(-x.age))}}
+		require.NoError(t, json.Unmarshal([]byte(x.status), &o.Status))
+		if x.spec != "" {
+			require.NoError(t, json.Unmarshal([]byte(x.spec), &o.Spec))
 		}
-		if got := leftBehind(p, now); got != x.want {
+		k := temporaryKind{kind: x.kind}
+		if got := k.leftBehind(&o, Search{}, now); got != x.want {
 			t.Errorf("%s: %v", name, got)
 		}
+		controller := true
+		o.Metadata.OwnerReferences = []metav1.OwnerReference{{Controller: &controller}}
+		require.False(t, k.leftBehind(&o, Search{}, now), "%s, with a controller that takes it along", name)
 	}
 }
 
@@ -69,7 +91,7 @@ func TestPod(t *testing.T) {
 	p := Pod("shelf", "image:1", "books", true)
 	c := p.Spec.Containers[0]
 	switch {
-	case p.Labels[kube.LabelTemporary] != "true" || p.Annotations[AnnotationOwner] != thisProcess():
+	case p.Labels[kube.LabelTemporary] != "true" || p.Annotations[AnnotationOwner] != Owner():
 		t.Errorf("marks %v %v", p.Labels, p.Annotations)
 	case *p.Spec.AutomountServiceAccountToken || *c.SecurityContext.RunAsUser != 0 || p.Spec.RestartPolicy != corev1.RestartPolicyNever:
 		t.Errorf("rights %+v", p.Spec)
@@ -81,5 +103,28 @@ func TestPod(t *testing.T) {
 	}
 	if one, two := Name(), Name(); one == two {
 		t.Errorf("two names are the same: %s", one)
+	}
+}
+
+// A label of ours on an application's claim is as old as itself, not as the
+// claim; whoever controls the claim does not take it along.
+func TestLeftBehindLabel(t *testing.T) {
+	k := temporaryKinds[len(temporaryKinds)-1]
+	require.True(t, k.labelOnly)
+	_, marks := CutMark("group")
+	dead := strings.Replace(Owner(), "/"+strconv.Itoa(os.Getpid())+"/", "/1/", 1)
+	now := time.Now()
+	for name, x := range map[string]struct {
+		mark string
+		want bool
+	}{
+		"mine":                  {marks[kube.AnnotationCutOwner], false},
+		"a dead process'":       {dead + " " + now.Format(time.RFC3339), true},
+		"another host's, new":   {"elsewhere/b/1/2 " + now.Add(-time.Minute).Format(time.RFC3339), false},
+		"another host's, old":   {"elsewhere/b/1/2 " + now.Add(-2*time.Hour).Format(time.RFC3339), true},
+		"nobody's, with no age": {"", true},
+	} {
+		o := thing{Metadata: metav1.ObjectMeta{Annotations: map[string]string{kube.AnnotationCutOwner: x.mark}, CreationTimestamp: metav1.NewTime(now.Add(-1000 * time.Hour))}}
+		require.Equal(t, x.want, k.leftBehind(&o, Search{}, now), name)
 	}
 }

@@ -36,12 +36,9 @@ func Name() string {
 // Pod is a pod that mounts a claim at /volume and waits to be used.
 func Pod(namespace, image, claim string, readOnly bool) *corev1.Pod {
 	root, no, grace := int64(0), false, int64(0)
-	return &corev1.Pod{
-		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: namespace, Name: Name(),
-			Labels: map[string]string{kube.LabelTemporary: "true"}, Annotations: map[string]string{AnnotationOwner: thisProcess()},
-		},
+	pod := &corev1.Pod{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: Name()},
 		Spec: corev1.PodSpec{
 			RestartPolicy: corev1.RestartPolicyNever, TerminationGracePeriodSeconds: &grace,
 			AutomountServiceAccountToken: &no, EnableServiceLinks: &no,
@@ -55,6 +52,8 @@ func Pod(namespace, image, claim string, readOnly bool) *corev1.Pod {
 			}}},
 		},
 	}
+	Mark(&pod.ObjectMeta)
+	return pod
 }
 
 // ErrNotRemoved says that a helper pod did its work and is still there.
