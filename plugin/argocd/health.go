@@ -1,6 +1,6 @@
 // Package argocd is where this program meets Argo CD's own code: the rules by
-// which Argo CD tells whether an object is healthy. It is the only importer of
-// gitops-engine. It does not talk to a cluster, runs no scripts of custom
+// which Argo CD tells whether an object is healthy and whether two of them
+// differ. It is the only importer of gitops-engine. It does not talk to a cluster, runs no scripts of custom
 // health rules, and does not pause or resume applications.
 package argocd
 
