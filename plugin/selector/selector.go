@@ -44,6 +44,7 @@ type Selector struct {
 	selects        []*entry
 	excludes       []*entry
 	rules          []volumeRule
+	hooks          []*program // nil matches all
 	group          *program
 
 	decoding sync.Mutex // namespaces are shared between goroutines
@@ -100,9 +101,11 @@ func Compile(policy *v1alpha1.BackupPolicy) (*Selector, error) {
 		s.group = c.compile(objects, "spec.grouping.expression", "", spec.Grouping.Expression, cel.StringType)
 	}
 	for i, h := range spec.Consistency.Hooks {
+		var match *program
 		if h.Match != "" {
-			c.compile(objects, fmt.Sprintf("spec.consistency.hooks[%d].match", i), "", h.Match, cel.BoolType)
+			match = c.compile(objects, fmt.Sprintf("spec.consistency.hooks[%d].match", i), "", h.Match, cel.BoolType)
 		}
+		s.hooks = append(s.hooks, match)
 	}
 	for i, v := range spec.Volumes {
 		rule := volumeRule{method: v.Method}
@@ -293,6 +296,23 @@ func (s *Selector) Group(ctx context.Context, o, ns *object.Object) (string, err
 		return "", fmt.Errorf("spec.grouping.expression failed on %s: %w (in %s)", o.Ref, err, s.group.text)
 	}
 	return name, nil
+}
+
+// Hooks is how many hooks the policy has.
+func (s *Selector) Hooks() int { return len(s.hooks) }
+
+// Hook says whether hook i of the policy, counted from 0, matches a pod; ns is
+// its Namespace, or nil where it is not known. An error means that nobody
+// knows.
+func (s *Selector) Hook(ctx context.Context, i int, pod, ns *object.Object) (bool, error) {
+	if s.hooks[i] == nil {
+		return true, nil
+	}
+	matched, err := s.hooks[i].bool(ctx, &objectVars{o: pod, ns: ns, decoding: &s.decoding})
+	if err != nil {
+		return false, fmt.Errorf("spec.consistency.hooks[%d].match failed on %s: %w (in %s)", i, pod.Ref, err, s.hooks[i].text)
+	}
+	return matched, nil
 }
 
 func (e *entry) matchesKind(group, kind string) bool {

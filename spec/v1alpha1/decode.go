@@ -17,7 +17,10 @@ import (
 const (
 	policyKind = "BackupPolicy"
 	remoteKind = "BackupRemote"
+	recipeKind = "BackupRecipe"
 )
+
+var kinds = []string{policyKind, remoteKind, recipeKind}
 
 // Decode reads every document in data, YAML or JSON, separated by "---" or
 // wrapped in a List. name stands in the errors. Nothing unknown is passed
@@ -159,15 +162,21 @@ func (d *decoding) ours(n *yaml.Node, kind string, refuse func(path, message, hi
 		w.value(n, reflect.ValueOf(r).Elem(), "")
 		semantic = r.faults()
 		d.docs.Remotes = append(d.docs.Remotes, r)
+	case recipeKind:
+		r := &BackupRecipe{positions: w.positions}
+		w.value(n, reflect.ValueOf(r).Elem(), "")
+		semantic = r.faults()
+		r.Defaults()
+		d.docs.Recipes = append(d.docs.Recipes, r)
 	case "":
 		message := "is missing"
 		if hasField(n, "kind") {
 			message = "expected a string"
 		}
-		refuse("kind", message, "write kind: "+policyKind+" or kind: "+remoteKind)
+		refuse("kind", message, "write kind: "+strings.Join(kinds, " or kind: "))
 		return
 	default:
-		refuse("kind", fmt.Sprintf("unknown kind %q", kind), didYouMean(kind, []string{policyKind, remoteKind}))
+		refuse("kind", fmt.Sprintf("unknown kind %q", kind), didYouMean(kind, kinds))
 		return
 	}
 	d.faults = append(d.faults, w.faults...)

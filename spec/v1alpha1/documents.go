@@ -23,6 +23,7 @@ func Merge(all ...*Documents) (*Documents, error) {
 	for _, d := range all {
 		merged.Policies = append(merged.Policies, d.Policies...)
 		merged.Remotes = append(merged.Remotes, d.Remotes...)
+		merged.Recipes = append(merged.Recipes, d.Recipes...)
 		merged.Foreign += d.Foreign
 	}
 	return merged, JoinFieldErrors(merged.duplicates())
@@ -45,6 +46,9 @@ func (d *Documents) duplicates() []*FieldError {
 	}
 	for _, r := range d.Remotes {
 		check(remoteKind, qualified(r.Namespace, r.Name), r.At("metadata.name"))
+	}
+	for _, r := range d.Recipes {
+		check(recipeKind, qualified(r.Namespace, r.Name), r.At("metadata.name"))
 	}
 	return faults
 }

@@ -116,6 +116,9 @@ func (p *BackupPolicy) At(path string) Position { return p.positions.at(path) }
 // At is where a field of the remote stands; the empty path is the document.
 func (r *BackupRemote) At(path string) Position { return r.positions.at(path) }
 
+// At is where a field of the recipe stands; the empty path is the document.
+func (r *BackupRecipe) At(path string) Position { return r.positions.at(path) }
+
 // Nearest is the candidate that was probably meant by a misspelt word, or
 // empty. Of equally near ones the first wins.
 func Nearest(word string, candidates []string) string {

@@ -168,7 +168,9 @@ type Mover struct {
 type Trigger struct {
 	Schedule string `json:"schedule,omitempty"`
 	TimeZone string `json:"timeZone,omitempty"`
-	On       string `json:"on,omitempty"`
+	// Event is PodReady or PodTerminating. It is not called on, which many
+	// YAML parsers read as true.
+	Event string `json:"event,omitempty"`
 }
 
 // Retention counts how many backups are kept of each age.

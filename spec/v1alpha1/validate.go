@@ -40,11 +40,20 @@ const (
 	MethodStream   = "Stream"
 	MethodSkip     = "Skip"
 
-	OnPodReady       = "PodReady"
-	OnPodTerminating = "PodTerminating"
-)
+	ScopePod    = "Pod"
+	ScopeGroup  = "Group"
+	ScopeBackup = "Backup"
 
-var recipes = []string{"postgresql", "mysql", "mariadb", "mongodb", "redis", "etcd", "fsfreeze", "exec"}
+	OnFailureAbort    = "Abort"
+	OnFailureContinue = "Continue"
+
+	TransportAuto   = "Auto"
+	TransportJob    = "Job"
+	TransportStream = "Stream"
+
+	EventPodReady       = "PodReady"
+	EventPodTerminating = "PodTerminating"
+)
 
 // CoreGroup is how the API group without a name is written in Kinds.
 const CoreGroup = "core"
@@ -56,6 +65,10 @@ func (p *BackupPolicy) Validate() error { return JoinFieldErrors(p.faults()) }
 // Validate checks what can be checked without asking rclone or a cluster. Its
 // error is a UsageError that lists every fault.
 func (r *BackupRemote) Validate() error { return JoinFieldErrors(r.faults()) }
+
+// Validate checks what can be checked without a container to run it in. Its
+// error is a UsageError that lists every fault.
+func (r *BackupRecipe) Validate() error { return JoinFieldErrors(r.faults()) }
 
 // checks gathers the faults of one document.
 type checks struct {
@@ -118,24 +131,15 @@ func (p *BackupPolicy) faults() []*FieldError {
 	c.oneOf("spec.dependencies", s.Dependencies, DependenciesInclude, DependenciesReport, DependenciesIgnore)
 	c.grouping("spec.grouping", s.Grouping)
 	c.oneOf("spec.consistency.mode", s.Consistency.Mode, ConsistencyGroup, ConsistencyWorkload, ConsistencyNone)
-	for i, h := range s.Consistency.Hooks {
-		path := fmt.Sprintf("spec.consistency.hooks[%d]", i)
-		c.oneOf(path+".recipe", h.Recipe, recipes...)
-		if h.TTL != nil && h.TTL.Duration <= 0 {
-			c.refuse(path+".ttl", "", "must be longer than nothing, got %s", h.TTL.Duration)
-		}
-	}
+	c.hooks("spec.consistency.hooks", s.Consistency.Hooks)
 	for i, v := range s.Volumes {
 		path := fmt.Sprintf("spec.volumes[%d]", i)
-		c.required(path+".method", v.Method)
-		c.oneOf(path+".method", v.Method, MethodAuto, MethodSnapshot, MethodStream, MethodSkip)
+		c.volumeRule(path, v)
 		if v.Match == "" && i < len(s.Volumes)-1 {
 			c.refuse(path, "move it to the end or give it a match", "matches every volume, so the rules after it are never reached")
 		}
 	}
-	if s.Mover.Parallel < 0 {
-		c.refuse("spec.mover.parallel", "", "must not be negative")
-	}
+	c.mover("spec.mover", s.Mover)
 	for i, t := range s.Triggers {
 		c.trigger(fmt.Sprintf("spec.triggers[%d]", i), t)
 	}
@@ -263,12 +267,12 @@ func (c *checks) edgeEnd(path string, e EdgeEnd) {
 }
 
 func (c *checks) trigger(path string, t Trigger) {
-	c.oneOf(path+".on", t.On, OnPodReady, OnPodTerminating)
+	c.oneOf(path+".event", t.Event, EventPodReady, EventPodTerminating)
 	switch {
-	case t.Schedule == "" && t.On == "":
-		c.refuse(path, `write schedule: "0 2 * * *" or on: `+OnPodReady, "starts nothing")
-	case t.Schedule != "" && t.On != "":
-		c.refuse(path, "write two triggers", "has both schedule and on")
+	case t.Schedule == "" && t.Event == "":
+		c.refuse(path, `write schedule: "0 2 * * *" or event: `+EventPodReady, "starts nothing")
+	case t.Schedule != "" && t.Event != "":
+		c.refuse(path, "write two triggers", "has both schedule and event")
 	}
 	c.schedule(path, t.Schedule, t.TimeZone)
 }
@@ -333,6 +337,7 @@ func (r *BackupRemote) faults() []*FieldError {
 	if from := r.Spec.PasswordFrom; from != nil {
 		c.password("spec.passwordFrom", from)
 	}
+	c.limits("spec.limits", r.Spec.Limits)
 	return c.faults
 }
 

@@ -3,10 +3,12 @@ package v1alpha1
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"reflect"
 	"strconv"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 )
@@ -104,6 +106,14 @@ func (w *walk) value(n *yaml.Node, v reflect.Value, path string) {
 			return
 		}
 		v.SetInt(i)
+	case reflect.Float64:
+		var f float64
+		number := n.ShortTag() == yaml.NodeTagInt || n.ShortTag() == yaml.NodeTagFloat
+		if n.Kind != yaml.ScalarNode || !number || n.Decode(&f) != nil || math.IsNaN(f) || math.IsInf(f, 0) {
+			w.refuse(n, path, "", "expected a number, got %s", nodeType(n))
+			return
+		}
+		v.SetFloat(f)
 	default:
 		w.refuse(n, path, "", "cannot be written in a document")
 	}
@@ -123,11 +133,15 @@ func (w *walk) custom(n *yaml.Node, v reflect.Value, u json.Unmarshaler, path st
 	if err == nil {
 		return
 	}
-	if v.Type() == reflect.TypeFor[metav1.Duration]() {
+	switch v.Type() {
+	case reflect.TypeFor[metav1.Duration]():
 		w.refuse(n, path, "", `expected a duration such as "90s" or "1h30m", got %s`, nodeType(n))
-		return
+	case reflect.TypeFor[resource.Quantity]():
+		w.refuse(n, path, "write a number and a unit without a blank between them, and Ki, Mi, Gi for powers of 1024",
+			`expected a quantity such as "500m", "2" or "512Mi", got %s`, nodeType(n))
+	default:
+		w.refuse(n, path, "", "not a %s: %v", v.Type().Name(), err)
 	}
-	w.refuse(n, path, "", "not a %s: %v", v.Type().Name(), err)
 }
 
 func (w *walk) sequence(n *yaml.Node, v reflect.Value, path string) {
@@ -178,8 +192,12 @@ func (w *walk) structure(n *yaml.Node, v reflect.Value, path string) {
 		at := join(path, f.key.Value)
 		i := indexOf(names, f.key.Value)
 		if i < 0 {
-			w.refuse(f.key, at, didYouMean(f.key.Value, names), "unknown field")
-			if meant := Nearest(f.key.Value, names); meant != "" {
+			meant, hint := Nearest(f.key.Value, names), didYouMean(f.key.Value, names)
+			if old := renamed[v.Type()][f.key.Value]; old.now != "" {
+				meant, hint = old.now, old.hint
+			}
+			w.refuse(f.key, at, hint, "unknown field")
+			if meant != "" {
 				written[meant] = true
 				w.known[join(path, meant)] = true
 			}
@@ -194,6 +212,14 @@ func (w *walk) structure(n *yaml.Node, v reflect.Value, path string) {
 			w.refuse(n, join(path, k.name), "", "is required")
 		}
 	}
+}
+
+// renamed are fields that people know under another name.
+var renamed = map[reflect.Type]map[string]struct{ now, hint string }{
+	reflect.TypeFor[Trigger](): {
+		"on":   {"event", "write event: PodReady or event: PodTerminating; many YAML parsers read the key on as true"},
+		"true": {"event", "write event: PodReady or event: PodTerminating; a YAML parser has read the key on as true"},
+	},
 }
 
 type keyValue struct{ key, value *yaml.Node }
