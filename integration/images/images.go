@@ -64,6 +64,12 @@ func (b *Builder) Static(ctx context.Context) (string, error) {
 	return b.program(ctx, "static", v1.Config{Entrypoint: []string{"/static"}})
 }
 
+// Witness is an image with one program whose data show when they were copied,
+// and nothing else: see its package comment.
+func (b *Builder) Witness(ctx context.Context) (string, error) {
+	return b.program(ctx, "witness", v1.Config{Entrypoint: []string{"/witness"}})
+}
+
 // Plugin is an image with the plugin's static program at /kubectl-backup and
 // nothing else.
 func (b *Builder) Plugin(binary string) (string, error) {
