@@ -81,6 +81,8 @@ type inventory struct {
 	warnings   []string
 	pods       map[v1alpha1.Ref]*pod
 	claims     map[v1alpha1.Ref]*claim
+	disks      map[string]*disk // PersistentVolumes by name
+	classes    snapshotClasses
 	partial    bool
 }
 
@@ -100,6 +102,7 @@ func newInventory(r Request, sel *selector.Selector) *inventory {
 		made:       map[v1alpha1.Ref]string{},
 		pods:       map[v1alpha1.Ref]*pod{},
 		claims:     map[v1alpha1.Ref]*claim{},
+		disks:      map[string]*disk{},
 	}
 }
 
@@ -276,7 +279,7 @@ func (inv *inventory) visit(ctx context.Context, o *object.Object) error {
 	}
 	decision := inv.sel.Select(ctx, o, inv.namespaceOf(o))
 	keep := decision.Selected // with an error too, where the policy includes what fails
-	if err := inv.remember(o); err != nil {
+	if err := inv.remember(ctx, o); err != nil {
 		return err
 	}
 	inv.mu.Lock()
@@ -317,29 +320,43 @@ func (inv *inventory) noteMade(o *object.Object) bool {
 }
 
 // remember notes what later steps need to know of an object: its references,
-// and for pods and claims what their volumes are.
-func (inv *inventory) remember(o *object.Object) error {
+// and for pods, claims and their volumes what they are.
+func (inv *inventory) remember(ctx context.Context, o *object.Object) error {
 	var p *pod
 	var c *claim
+	var d *disk
 	var err error
-	if o.Ref.Group == "" && o.Ref.Kind == "Pod" {
-		p, err = readPod(o)
-	} else if o.Ref.Group == "" && o.Ref.Kind == "PersistentVolumeClaim" {
-		c, err = readClaim(o)
+	if o.Ref.Group == "" {
+		switch o.Ref.Kind {
+		case "Pod":
+			if p, err = readPod(o); err == nil {
+				p.hooks = inv.matchHooks(ctx, o)
+			}
+		case "PersistentVolumeClaim":
+			c, err = readClaim(o)
+		case "PersistentVolume":
+			d, err = readDisk(o)
+		}
 	}
 	if err != nil {
 		return err
 	}
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
-	if p != nil {
+	switch {
+	case p != nil:
 		inv.pods[o.Ref.Key()] = p
-	}
-	if c != nil {
+	case c != nil:
 		inv.claims[o.Ref.Key()] = c
+	case d != nil:
+		inv.disks[o.Ref.Name] = d
 	}
 	inv.refs[o.Ref.Key()] = o.Ref
-	return inv.builder.Add(o)
+	err = inv.builder.Add(o)
+	if p != nil || c != nil || d != nil {
+		o.Release()
+	}
+	return err
 }
 
 func (inv *inventory) namespaceOf(o *object.Object) *object.Object {

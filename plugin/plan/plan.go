@@ -29,6 +29,12 @@ type Request struct {
 	// Remote is shown in the plan.
 	Remote      string
 	ToolVersion string
+	// Recipes are the user's own, which hooks may name besides the built-in
+	// ones.
+	Recipes []*v1alpha1.BackupRecipe
+	// Image holds this program; without one nothing can be read but through
+	// containers of the application's own.
+	Image string
 	// Keep receives each object that would be saved, once, while the cluster
 	// is being read, from several goroutines. A run stores them; nil for a
 	// plan alone. Objects that it has seen may turn out not to be part of the
@@ -71,6 +77,9 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 		Groups: []v1alpha1.GroupLine{}, Objects: []v1alpha1.ObjectLine{}, Volumes: []v1alpha1.VolumeLine{},
 	}}
 	inv.describe(&p.Document, closure, groups)
+	if err := inv.readStorage(ctx, groups); err != nil {
+		return nil, err
+	}
 	if err := inv.volumes(ctx, &p.Document, groups); err != nil {
 		return nil, err
 	}

@@ -171,7 +171,7 @@ func (inv *inventory) fetch(ctx context.Context, refs []v1alpha1.Ref, keep bool)
 			if o == nil || err != nil {
 				return err
 			}
-			if err := inv.remember(o); err != nil {
+			if err := inv.remember(ctx, o); err != nil {
 				return err
 			}
 			if keep && !inv.noteMade(o) {

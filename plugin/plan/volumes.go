@@ -5,154 +5,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
-	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-
-	"github.com/kubectl-backup/kubectl-backup/plugin/object"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
-
-// pod is what a plan keeps of a pod.
-type pod struct {
-	ref        v1alpha1.Ref
-	node       string
-	running    bool
-	finished   bool
-	volumes    []podVolume
-	containers []podContainer
-}
-
-type podVolume struct {
-	name   string
-	kind   string // the key in spec.volumes[]: persistentVolumeClaim, emptyDir, ...
-	claim  string
-	source map[string]any
-}
-
-type podContainer struct {
-	name    string
-	running bool
-	mounts  []podMount
-}
-
-type podMount struct {
-	volume, path string
-	partial      bool // subPath: it shows a part of the volume
-}
-
-// claim is what a plan keeps of a claim.
-type claim struct {
-	ref      v1alpha1.Ref
-	class    string
-	mode     string
-	phase    string
-	capacity int64
-	modes    []string
-	ofPod    bool // made from an ephemeral volume of a pod, and gone with it
-}
-
-func readPod(o *object.Object) (*pod, error) {
-	content, err := o.Content()
-	if err != nil {
-		return nil, err
-	}
-	defer o.Release()
-	p := &pod{ref: o.Ref}
-	p.node, _, _ = unstructured.NestedString(content, "spec", "nodeName")
-	phase, _, _ := unstructured.NestedString(content, "status", "phase")
-	p.running = phase == "Running" && !o.Deleting
-	p.finished = phase == "Succeeded" || phase == "Failed"
-	for _, v := range mapsAt(content, "spec", "volumes") {
-		volume := podVolume{source: v}
-		volume.name, _ = v["name"].(string)
-		for key, source := range v {
-			if key == "name" {
-				continue
-			}
-			volume.kind = key
-			if key == "persistentVolumeClaim" {
-				if m, ok := source.(map[string]any); ok {
-					volume.claim, _ = m["claimName"].(string)
-				}
-			} else if key == "ephemeral" {
-				volume.claim = o.Ref.Name + "-" + volume.name
-			}
-		}
-		if !strings.HasPrefix(volume.name, "kube-api-access-") {
-			p.volumes = append(p.volumes, volume)
-		}
-	}
-	started := map[string]bool{}
-	for _, s := range mapsAt(content, "status", "containerStatuses") {
-		name, _ := s["name"].(string)
-		_, started[name], _ = unstructured.NestedMap(s, "state", "running")
-	}
-	for _, c := range mapsAt(content, "spec", "containers") {
-		container := podContainer{}
-		container.name, _ = c["name"].(string)
-		container.running = started[container.name]
-		for _, m := range mapsAt(c, "volumeMounts") {
-			mount := podMount{}
-			mount.volume, _ = m["name"].(string)
-			mount.path, _ = m["mountPath"].(string)
-			sub, _ := m["subPath"].(string)
-			expr, _ := m["subPathExpr"].(string)
-			mount.partial = sub != "" || expr != ""
-			container.mounts = append(container.mounts, mount)
-		}
-		p.containers = append(p.containers, container)
-	}
-	return p, nil
-}
-
-// mounted finds a running container that shows the whole of a volume.
-func (p *pod) mounted(volume string) (container, path string, ok bool) {
-	if !p.running {
-		return "", "", false
-	}
-	for _, c := range p.containers {
-		for _, m := range c.mounts {
-			if c.running && m.volume == volume && !m.partial {
-				return c.name, m.path, true
-			}
-		}
-	}
-	return "", "", false
-}
-
-func readClaim(o *object.Object) (*claim, error) {
-	content, err := o.Content()
-	if err != nil {
-		return nil, err
-	}
-	defer o.Release()
-	c := &claim{ref: o.Ref}
-	c.class, _, _ = unstructured.NestedString(content, "spec", "storageClassName")
-	c.mode, _, _ = unstructured.NestedString(content, "spec", "volumeMode")
-	c.phase, _, _ = unstructured.NestedString(content, "status", "phase")
-	c.modes, _, _ = unstructured.NestedStringSlice(content, "spec", "accessModes")
-	text, _, _ := unstructured.NestedString(content, "status", "capacity", "storage")
-	if q, err := resource.ParseQuantity(text); err == nil {
-		c.capacity = q.Value()
-	}
-	owner, owned := o.Controller()
-	c.ofPod = owned && owner.Kind == "Pod"
-	return c, nil
-}
-
-func mapsAt(m map[string]any, path ...string) []map[string]any {
-	list, _, _ := unstructured.NestedFieldNoCopy(m, path...)
-	items, _ := list.([]any)
-	out := make([]map[string]any, 0, len(items))
-	for _, i := range items {
-		if item, ok := i.(map[string]any); ok {
-			out = append(out, item)
-		}
-	}
-	return out
-}
 
 // volumes gives every volume of every group one line with a verdict.
 func (inv *inventory) volumes(ctx context.Context, d *v1alpha1.Document, m *membership) error {
@@ -242,32 +97,73 @@ func (inv *inventory) claimLine(ctx context.Context, c *claim, users []*pod) (v1
 			}
 		}
 	}
-	method, rule, err := inv.method(ctx, volumeFacts(line, c.modes), user, c.ref)
+	r, err := inv.ruling(ctx, volumeFacts(line, c.modes), user, c.ref)
 	if err != nil {
 		line.Outcome, line.Reason = v1alpha1.OutcomeUndecided, err.Error()
 		return line, nil
 	}
 	switch {
-	case method == "Skip":
-		line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, rule+" says Skip"
-	case method == "Snapshot":
-		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, rule+" says Snapshot, which this version does not do; use Stream or Auto"
-	case c.ofPod && method == "Auto":
-		line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, "an ephemeral volume is gone with its pod and is saved only where a rule says Stream"
+	case r.method == v1alpha1.MethodSkip:
+		line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, r.name+" says Skip"
+	case c.ofPod && r.method == v1alpha1.MethodAuto:
+		line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, "an ephemeral volume is gone with its pod and is saved only where a rule says Snapshot or Stream"
 	case c.phase == "Pending":
 		line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, "the claim is Pending: it has no volume yet, and so no data"
-	case line.VolumeMode == "Block":
-		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, "volumeMode Block cannot be read as files; exclude it with a volume rule that says Skip"
 	case c.phase == "Lost":
 		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, "the claim is Lost: its volume is gone"
-	case line.Container != "":
-		line.Outcome, line.Method = v1alpha1.OutcomeInclude, "Stream"
-		line.Reason = fmt.Sprintf("%s: read through container %s of pod %s at %s", rule, line.Container, line.Pod, line.MountPath)
+	case r.method == v1alpha1.MethodStream:
+		inv.streamClaim(&line, c, user, r, r.name)
 	default:
-		line.Outcome, line.Method = v1alpha1.OutcomeInclude, "Stream"
-		line.Reason = rule + ": no running container shows the whole of it, so a helper pod reads it"
+		var class, reason string
+		line.Driver, class, reason = inv.snapshotOf(c, r.rule)
+		switch {
+		case reason == "":
+			line.Outcome, line.Method, line.Cut, line.SnapshotClass = v1alpha1.OutcomeInclude, v1alpha1.MethodSnapshot, cutSnapshot, class
+			line.Reason = fmt.Sprintf("%s: a snapshot by driver %s with class %s", r.name, line.Driver, class)
+		case r.method == v1alpha1.MethodSnapshot:
+			line.Outcome, line.Reason = v1alpha1.OutcomeFailed, r.name+" says Snapshot, but "+reason
+		default:
+			inv.streamClaim(&line, c, user, r, r.name+": no snapshot, since "+reason)
+		}
 	}
 	return line, nil
+}
+
+// streamClaim is the verdict over a claim that is read while its workload
+// runs; why begins the reason.
+func (inv *inventory) streamClaim(line *v1alpha1.VolumeLine, c *claim, user *pod, r ruling, why string) {
+	block := line.VolumeMode == "Block"
+	inUse := user != nil && user.running
+	fail := func(format string, args ...any) {
+		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, why+"; "+fmt.Sprintf(format, args...)
+	}
+	switch {
+	case line.Container != "":
+	case inv.r.Image == "" && block:
+		fail("a device is read by a pod of ours, and no image for it is known: name one in spec.mover.image or with --mover-image")
+		return
+	case inv.r.Image == "":
+		fail("no running container shows the whole of it, and no image for a pod of ours is known: name one in spec.mover.image or with --mover-image")
+		return
+	case inUse && slices.Contains(c.modes, "ReadWriteOncePod"):
+		fail("its access mode ReadWriteOncePod keeps a pod of ours out while pod %s runs", user.ref.Name)
+		return
+	case block && inUse && r.method == v1alpha1.MethodAuto:
+		fail("pod %s has the device open, and without a snapshot it would be read while it changes: stop the pod, use a class whose driver makes snapshots, or let a volume rule say Stream", user.ref.Name)
+		return
+	}
+	line.Outcome, line.Method, line.Cut = v1alpha1.OutcomeInclude, v1alpha1.MethodStream, cutLive
+	switch {
+	case line.Container != "":
+		line.Reason = fmt.Sprintf("%s: read through container %s of pod %s at %s", why, line.Container, line.Pod, line.MountPath)
+	case block && inUse:
+		line.Reason = fmt.Sprintf("%s: a pod of ours on the same node reads the device", why)
+		line.Warnings = append(line.Warnings, fmt.Sprintf("pod %s has the device open: what is read may be of several moments", user.ref.Name))
+	case block:
+		line.Reason = why + ": no running pod uses the device, so a pod of ours reads it"
+	default:
+		line.Reason = why + ": no running container shows the whole of it, so a helper pod reads it"
+	}
 }
 
 // podVolumeLine is the verdict over a volume that belongs to a pod alone.
@@ -276,41 +172,55 @@ func (inv *inventory) podVolumeLine(ctx context.Context, p *pod, v podVolume) (v
 	switch v.kind {
 	case "configMap", "secret", "projected", "downwardAPI", "image":
 		line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, "never volume data: the kubelet fills a "+v.kind+" volume from objects"
+		if v.kind == "image" {
+			line.Reason = "never volume data: the kubelet fills an image volume from a registry"
+		}
 		return line, nil
 	}
 	line.Container, line.MountPath, _ = p.mounted(v.name)
 	facts := volumeFacts(line, nil)
 	facts["source"] = v.source[v.kind]
-	method, rule, err := inv.method(ctx, facts, p, p.ref)
+	r, err := inv.ruling(ctx, facts, p, p.ref)
 	if err != nil {
 		line.Outcome, line.Reason = v1alpha1.OutcomeUndecided, err.Error()
 		return line, nil
 	}
 	switch {
-	case method == "Skip":
-		line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, rule+" says Skip"
-	case method == "Auto":
+	case r.method == v1alpha1.MethodSkip:
+		line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, r.name+" says Skip"
+	case v.kind == "hostPath" && (r.method != v1alpha1.MethodStream || r.rule.Match == "") && r.method != v1alpha1.MethodSnapshot:
+		line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, "a hostPath is a part of its node and is saved only where a rule with a match says Stream"
+	case r.method == v1alpha1.MethodAuto:
 		line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, v.kind+" is saved only where a rule says Stream"
-	case v.kind != "emptyDir":
-		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, fmt.Sprintf("%s says %s, but this version does not capture %s volumes", rule, method, v.kind)
-	case method == "Snapshot":
-		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, rule+" says Snapshot, but an emptyDir has no snapshots; use Stream"
+	case r.method == v1alpha1.MethodSnapshot:
+		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, fmt.Sprintf("%s says Snapshot, but only claims have snapshots, and this is of type %s; use Stream", r.name, v.kind)
 	case !p.running:
 		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, "its pod is not running, so there is no path to the data"
+	case line.Container == "" && inv.r.Image == "":
+		line.Outcome = v1alpha1.OutcomeFailed
+		line.Reason = r.name + ": no container shows the whole of it, and no image for an ephemeral container is known: name one in spec.mover.image or with --mover-image"
 	case line.Container == "":
-		line.Outcome, line.Method = v1alpha1.OutcomeInclude, "Stream"
-		line.Reason = rule + ": no container shows the whole of it, so an ephemeral container reads it"
+		line.Outcome, line.Method, line.Cut = v1alpha1.OutcomeInclude, v1alpha1.MethodStream, cutLive
+		line.Reason = r.name + ": no container shows the whole of it, so an ephemeral container reads it"
 	default:
-		line.Outcome, line.Method = v1alpha1.OutcomeInclude, "Stream"
-		line.Reason = fmt.Sprintf("%s: read through container %s at %s", rule, line.Container, line.MountPath)
+		line.Outcome, line.Method, line.Cut = v1alpha1.OutcomeInclude, v1alpha1.MethodStream, cutLive
+		line.Reason = fmt.Sprintf("%s: read through container %s at %s", r.name, line.Container, line.MountPath)
 	}
 	return line, nil
 }
 
-// method finds the volume rule that decides; rule is its name in reasons. The
-// pod and the object are read again where a rule looks into them: keeping them
-// would cost memory for every pod of the cluster.
-func (inv *inventory) method(ctx context.Context, facts map[string]any, p *pod, self v1alpha1.Ref) (method, rule string, err error) {
+// ruling is what the volume rules say about one volume.
+type ruling struct {
+	method string
+	// name stands in reasons; rule is empty where none matched.
+	name string
+	rule v1alpha1.VolumeRule
+}
+
+// ruling finds the volume rule that decides. The pod and the object are read
+// again where a rule looks into them: keeping them would cost memory for every
+// pod of the cluster.
+func (inv *inventory) ruling(ctx context.Context, facts map[string]any, p *pod, self v1alpha1.Ref) (ruling, error) {
 	content := func(ref v1alpha1.Ref) func() (map[string]any, error) {
 		return func() (map[string]any, error) {
 			o, err := inv.get(ctx, ref)
@@ -328,13 +238,13 @@ func (inv *inventory) method(ctx context.Context, facts map[string]any, p *pod, 
 	switch {
 	case err != nil && inv.r.Policy.Spec.OnExpressionError == v1alpha1.OnErrorInclude:
 		inv.warn("%v; the volume is saved all the same", err)
-		return v1alpha1.MethodStream, "expression error", nil
+		return ruling{method: v1alpha1.MethodStream, name: "expression error"}, nil
 	case err != nil:
-		return "", "", err
+		return ruling{}, err
 	case index < 0:
-		return "Auto", "default rule", nil
+		return ruling{method: v1alpha1.MethodAuto, name: "default rule"}, nil
 	}
-	return method, fmt.Sprintf("volume rule %d", index+1), nil
+	return ruling{method: method, name: fmt.Sprintf("volume rule %d", index+1), rule: inv.r.Policy.Spec.Volumes[index]}, nil
 }
 
 // volumeFacts is the variable that volume rules see.
