@@ -255,6 +255,9 @@ type BackupRecipeSpec struct {
 	Description string `json:"description,omitempty"`
 	// Requires lists the commands that the container must have.
 	Requires []string `json:"requires,omitempty"`
+	// Prepare runs before anything of the group is made quiet, for what takes
+	// long and stops nobody, such as a checkpoint.
+	Prepare string `json:"prepare,omitempty"`
 	// Freeze ends with success when the store is quiet; Thaw lets it go, and
 	// must succeed also where Freeze failed half way.
 	Freeze string `json:"freeze,omitempty"`

@@ -124,7 +124,7 @@ func (r *BackupRecipe) faults() []*FieldError {
 	case s.Session == "" && s.Thaw == "":
 		c.refuse("spec.thaw", "write thaw: \"true\" where there is nothing to undo", "is required where there is a freeze: what was stopped has to go on, whatever happens in between")
 	}
-	for name, script := range map[string]string{"session": s.Session, "freeze": s.Freeze, "thaw": s.Thaw} {
+	for name, script := range map[string]string{"prepare": s.Prepare, "session": s.Session, "freeze": s.Freeze, "thaw": s.Thaw} {
 		if script != "" && strings.TrimSpace(script) == "" {
 			c.refuse("spec."+name, "", "is blank")
 		}
