@@ -2,23 +2,22 @@
 // the bytes of every volume into a repository session, and last of all the
 // record that makes them a backup.
 //
-// It takes no decisions about what to save; plugin/plan did. Freezing, cutting
-// by snapshots and movers that write to the remote themselves are not here
-// yet: a volume is read as a stream while its workload runs, and files that
-// change meanwhile are named in the report.
+// Groups are cut one after the other: frozen, cut, let go at once. Nothing is
+// moved before the last of them goes on. Volumes without snapshots are read
+// while their workload runs, and files that change meanwhile are named in the
+// report.
+//
+// It takes no decisions about what to save; plugin/plan did.
 package capture
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
@@ -37,9 +36,11 @@ type Request struct {
 	Repository *repository.Repository
 	// Image holds this program, for movers; empty leaves only the tools that
 	// the application's own images have.
-	Image    string
-	Parallel int
-	Progress Progress
+	Image string
+	// Parallel is how many volumes travel at once, 0 what the policy says;
+	// RemoteMovers is how many the remote bears, 0 any number.
+	Parallel, RemoteMovers int
+	Progress               Progress
 	// Planned is called with the plan once it is known, before volumes move.
 	Planned func(*v1alpha1.Document)
 }
@@ -76,7 +77,11 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 		r.Planned(&p.Document)
 	}
 	members := objects.finish(&d)
-	if err := r.volumes(ctx, session, &d); err != nil {
+	work := &run{
+		Request: r, session: session, objects: objects, d: &d,
+		carrier: &carrier{cluster: r.Plan.Cluster, session: session, image: r.Image, progress: r.Progress},
+	}
+	if err := work.capture(ctx); err != nil {
 		return nil, err
 	}
 	partial := d.ExitCode == 3
@@ -183,42 +188,6 @@ func (s *objectStore) finish(d *v1alpha1.Document) map[v1alpha1.Ref]bool {
 		}
 	}
 	return members
-}
-
-// volumes moves every planned volume, several at once. A volume that fails is
-// a line in the report; an error ends the run, since then the repository takes
-// no data any more, or the API server cannot be reached.
-func (r Request) volumes(ctx context.Context, session *repository.Session, d *v1alpha1.Document) error {
-	parallel := r.Parallel
-	if parallel == 0 {
-		parallel = max(r.Plan.Policy.Spec.Mover.Parallel, 2)
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(parallel)
-	m := &carrier{cluster: r.Plan.Cluster, session: session, image: r.Image, progress: r.Progress}
-	for i := range d.Volumes {
-		line := &d.Volumes[i]
-		if line.Outcome != v1alpha1.OutcomeInclude {
-			continue
-		}
-		group.Go(func() error {
-			started := time.Now()
-			err := m.move(ctx, line)
-			line.Seconds = time.Since(started).Seconds()
-			if err == nil {
-				return nil
-			}
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if errors.Is(err, repository.ErrStorage) || errors.Is(err, errNoServer) {
-				return fmt.Errorf("volume %s: %w", volumeName(line), err)
-			}
-			line.Outcome, line.Reason = v1alpha1.OutcomeFailed, oneLine(err)
-			return nil
-		})
-	}
-	return group.Wait()
 }
 
 func volumeName(l *v1alpha1.VolumeLine) string {

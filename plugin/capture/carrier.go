@@ -50,11 +50,11 @@ type decodeFunc func(context.Context, io.Reader, *volume.Encoder) error
 // move tries the ways to a volume in order until one delivers all of it. A way
 // that delivers a volume with unreadable files is kept only if no later way
 // does better.
-func (m *carrier) move(ctx context.Context, line *v1alpha1.VolumeLine) error {
+func (m *carrier) move(ctx context.Context, line *v1alpha1.VolumeLine, ways []way) error {
 	var reasons []string
 	var best *repository.VolumeResult
 	var bestMethod string
-	for _, w := range m.ways(line) {
+	for _, w := range ways {
 		result, err := m.try(ctx, line, w)
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -114,13 +114,21 @@ func (m *carrier) ways(line *v1alpha1.VolumeLine) []way {
 			ways = append(ways, way{MethodEphemeral, m.ephemeral})
 		}
 		if line.Ref.Kind == "PersistentVolumeClaim" {
-			ways = append(ways, way{MethodHelper, m.helper})
+			ways = append(ways, way{MethodHelper, m.helper(line.Ref.Name, line.Node)})
 		}
 	}
 	if line.Container != "" {
 		ways = append(ways, way{MethodExec, m.execTar(false)})
 	}
 	return ways
+}
+
+// waysFrom lists the ways to a claim that was made from a snapshot.
+func (m *carrier) waysFrom(claim string) []way {
+	if m.image == "" {
+		return nil
+	}
+	return []way{{MethodHelper, m.helper(claim, "")}}
 }
 
 // try carries the volume by one way, starting again where a stream broke.

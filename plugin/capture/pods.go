@@ -44,25 +44,27 @@ func (m *carrier) ephemeral(ctx context.Context, line *v1alpha1.VolumeLine, sink
 	return m.send(ctx, where, sink)
 }
 
-// helper reads a claim through a pod of our own.
-func (m *carrier) helper(ctx context.Context, line *v1alpha1.VolumeLine, sink func(io.Reader, decodeFunc) error) error {
-	pod := mover.Pod(line.Ref.Namespace, m.image, line.Ref.Name, true)
-	if line.Node != "" {
-		// A claim that is in use can often be mounted on that node only.
-		pod.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
-			RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
-				MatchFields: []corev1.NodeSelectorRequirement{{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{line.Node}}},
-			}}},
-		}}
+// helper reads a claim through a pod of our own. A claim that is in use can
+// often be mounted on one node only.
+func (m *carrier) helper(claim, node string) func(context.Context, *v1alpha1.VolumeLine, func(io.Reader, decodeFunc) error) error {
+	return func(ctx context.Context, line *v1alpha1.VolumeLine, sink func(io.Reader, decodeFunc) error) error {
+		pod := mover.Pod(line.Ref.Namespace, m.image, claim, true)
+		if node != "" {
+			pod.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
+				RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+					MatchFields: []corev1.NodeSelectorRequirement{{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{node}}},
+				}}},
+			}}
+		}
+		err := mover.With(ctx, m.cluster, pod, func(name string) error {
+			return m.send(ctx, kube.ExecOptions{Namespace: pod.Namespace, Pod: name, Container: "mover"}, sink)
+		})
+		if errors.Is(err, mover.ErrNotRemoved) {
+			line.Warnings = append(line.Warnings, oneLine(err))
+			return nil
+		}
+		return err
 	}
-	err := mover.With(ctx, m.cluster, pod, func(name string) error {
-		return m.send(ctx, kube.ExecOptions{Namespace: pod.Namespace, Pod: name, Container: "mover"}, sink)
-	})
-	if errors.Is(err, mover.ErrNotRemoved) {
-		line.Warnings = append(line.Warnings, oneLine(err))
-		return nil
-	}
-	return err
 }
 
 // send runs our own sender in a container that mounts the volume.

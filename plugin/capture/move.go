@@ -1,0 +1,76 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+// moveAll moves every volume, several at once. What is read while its workload
+// runs comes first: it gets older than the cut with every minute.
+func (r *run) moveAll(ctx context.Context) error {
+	var live, cut []task
+	for _, u := range r.units {
+		for _, line := range u.included(false) {
+			live = append(live, r.task(u, line))
+		}
+		for _, line := range u.included(true) {
+			cut = append(cut, r.task(u, line))
+		}
+	}
+	spec := r.Plan.Policy.Spec.Mover
+	at := limits{total: r.Parallel, perNode: spec.PerNode}
+	if at.total == 0 {
+		at.total = max(spec.Parallel, v1alpha1.DefaultParallel)
+	}
+	if r.RemoteMovers > 0 {
+		at.total = min(at.total, r.RemoteMovers)
+	}
+	return at.run(ctx, append(live, cut...))
+}
+
+// task moves one volume. Its node is the one of the pod that uses it, which is
+// where its data is.
+func (r *run) task(u *unit, line *v1alpha1.VolumeLine) task {
+	return task{node: line.Node, do: func(ctx context.Context) error {
+		started := time.Now()
+		err := r.move(ctx, u, line)
+		line.Seconds = time.Since(started).Seconds()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if errors.Is(err, repository.ErrStorage) || errors.Is(err, errNoServer) {
+			return fmt.Errorf("volume %s: %w", volumeName(line), err)
+		}
+		line.Outcome, line.Method, line.Reason = v1alpha1.OutcomeFailed, "", oneLine(err)
+		return nil
+	}}
+}
+
+// move carries one volume, from its snapshot or as it is now.
+func (r *run) move(ctx context.Context, u *unit, line *v1alpha1.VolumeLine) (err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, r.Plan.Policy.Spec.Mover.Timeout.Duration, fmt.Errorf("the volume took longer than spec.mover.timeout, %s", r.Plan.Policy.Spec.Mover.Timeout.Duration))
+	defer cancel()
+	if line.Method != v1alpha1.MethodSnapshot {
+		line.Cut, line.CutAt = CutLive, time.Now().UTC().Format(time.RFC3339Nano)
+		return r.carrier.move(ctx, line, r.carrier.ways(line))
+	}
+	defer func() {
+		// Each as soon as it can go: snapshots cost space while they are there.
+		if left := u.cut.Release(context.WithoutCancel(ctx), line.Ref); left != nil {
+			line.Warnings = append(line.Warnings, "left in the cluster, for the next run or cleanup to remove: "+oneLine(left))
+		}
+	}()
+	claim, err := u.cut.Claim(ctx, line.Ref)
+	if err != nil {
+		return err
+	}
+	return r.carrier.move(ctx, line, r.carrier.waysFrom(claim))
+}
