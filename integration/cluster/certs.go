@@ -75,6 +75,7 @@ func (c *Cluster) writeCertificates() error {
 		{"kube-scheduler", pkix.Name{CommonName: "system:kube-scheduler"}},
 		{"kubelet", pkix.Name{CommonName: "system:node:" + nodeName, Organization: []string{"system:nodes"}}},
 		{"provisioner", pkix.Name{CommonName: "provisioner", Organization: []string{"system:masters"}}},
+		{"snapshots", pkix.Name{CommonName: "snapshots", Organization: []string{"system:masters"}}},
 		{"services", pkix.Name{CommonName: "services", Organization: []string{"system:masters"}}},
 	} {
 		cert, key, err := c.issue(main, "user-"+user.file, user.subject, nil)

@@ -1,7 +1,9 @@
 // Package cluster runs two real Kubernetes clusters on this machine, for
 // tests and for the demo: "src" and "dst", each with etcd, kube-apiserver,
 // kube-controller-manager, kube-scheduler, containerd, a kubelet that runs
-// pods, Services with DNS, and a dynamic provisioner.
+// pods, Services with DNS, a dynamic provisioner that makes directories, and a
+// CSI driver (see package csi) with the real programs that drive it, for
+// volumes that can be snapshots, clones and block devices.
 //
 // Everything that a cluster consists of lies below one base directory
 // (.cluster in the repository): certificates, data, logs, sockets, mounts and
@@ -47,8 +49,8 @@ var Names = []string{"src", "dst"}
 type Options struct {
 	// Only are the clusters to start; none means all of Names.
 	Only []string
-	// NoNode starts control planes only: nothing runs, and claims are not
-	// provisioned.
+	// NoNode starts control planes only: nothing runs, claims are not
+	// provisioned, and the kinds of snapshots are not known.
 	NoNode bool
 	// PluginBinary is packed as the image localhost/kubectl-backup:dev.
 	// Empty means bin/kubectl-backup, where that exists.
@@ -116,7 +118,7 @@ func Up(ctx context.Context, dir string, o Options) (*Clusters, error) {
 	if err := installPackages(ctx, o.Log, nodePackages(o.NoNode)); err != nil {
 		return nil, err
 	}
-	if err := buildBinaries(ctx, root, o.Log); err != nil {
+	if err := buildBinaries(ctx, root, o.NoNode, o.Log); err != nil {
 		return nil, err
 	}
 	var archives []string
@@ -293,6 +295,9 @@ func up(ctx context.Context, p paths, root string, archives []string, o Options)
 		return err
 	}
 	if !o.NoNode {
+		if err := c.createSnapshotAPI(ctx); err != nil {
+			return err
+		}
 		if err := c.startNode(ctx, archives); err != nil {
 			return err
 		}
@@ -307,7 +312,7 @@ func up(ctx context.Context, p paths, root string, archives []string, o Options)
 // prepare makes what the first process needs: directories, addresses, state,
 // certificates.
 func (c *Cluster) prepare(ctx context.Context, noNode bool) error {
-	for _, dir := range []string{c.paths.logs, c.paths.pki, c.paths.config, c.paths.run, c.paths.volumes} {
+	for _, dir := range []string{c.paths.logs, c.paths.pki, c.paths.config, c.paths.run, c.paths.volumes, c.paths.csi} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
@@ -353,6 +358,7 @@ type paths struct {
 	name, base                                 string
 	dir, state, logs, pki, config, run, etcd   string
 	containerd, kubelet, podLogs, volumes, cni string
+	csi                                        string
 	// controlGroup is the name of the cluster's control group, below the
 	// root of the hierarchy.
 	controlGroup string
@@ -365,7 +371,7 @@ func newPaths(base, name string) paths {
 		name: name, base: base, dir: dir,
 		state: in("state.json"), logs: in("logs"), pki: in("pki"), config: in("config"), run: in("run"),
 		etcd: in("etcd"), containerd: in("containerd"), kubelet: in("kubelet"), podLogs: in("logs/pods"),
-		volumes: in("volumes"), cni: in("cni"),
+		volumes: in("volumes"), cni: in("cni"), csi: in("csi"),
 		controlGroup: "kubectl-backup-" + digest(base) + "-" + name,
 	}
 }

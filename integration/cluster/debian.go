@@ -23,6 +23,8 @@ func nodePackages(noNode bool) []debianPackage {
 		debianPackage{"runc", "/usr/sbin/runc"},
 		debianPackage{"containernetworking-plugins", cniPlugins + "/ptp"},
 		debianPackage{"busybox-static", "/bin/busybox"},
+		debianPackage{"e2fsprogs", "/sbin/mkfs.ext4"},
+		debianPackage{"xfsprogs", "/sbin/mkfs.xfs"},
 	)
 }
 

@@ -51,6 +51,7 @@ func (c *Cluster) startNode(ctx context.Context, archives []string) error {
 			"--cert-dir="+filepath.Join(c.paths.kubelet, "pki"),
 		)...),
 		c.startProvisioner(),
+		c.startSnapshots(),
 		c.startServices(ctx),
 	)
 	return errors.Join(err, <-imported)

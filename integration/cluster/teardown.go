@@ -9,13 +9,20 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-backup/kubectl-backup/integration/csi"
 )
 
 // teardown ends a cluster in whatever condition it is, and removes all that
 // it left. Each step also works where an earlier teardown broke off.
 func teardown(ctx context.Context, p paths, log io.Writer) error {
+	// Processes that wait for a frozen filesystem cannot be ended.
+	if err := csi.ThawBelow(p.dir); err != nil {
+		return err
+	}
 	if err := endControlGroup(ctx, p.controlGroup); err != nil {
 		return err
 	}
@@ -26,7 +33,7 @@ func teardown(ctx context.Context, p paths, log io.Writer) error {
 	if err := removeOutside(p); err != nil {
 		return err
 	}
-	if err := unmountBelow(p.dir); err != nil {
+	if err := releaseVolumes(ctx, p.dir); err != nil {
 		return err
 	}
 	s, err := readState(p.state)
@@ -54,6 +61,26 @@ func teardown(ctx context.Context, p paths, log io.Writer) error {
 		}
 	}
 	return os.RemoveAll(p.dir)
+}
+
+// releaseVolumes unmounts everything below a directory and detaches the loop
+// devices whose files are there. Each can hold the other for a moment: mounts
+// in the namespaces of containers that have ended, devices below filesystems
+// below devices.
+func releaseVolumes(ctx context.Context, dir string) error {
+	return WaitFor(ctx, time.Minute, "nothing is mounted below "+dir, func(context.Context) error {
+		if _, err := csi.DetachBelow(dir); err != nil {
+			return err
+		}
+		if err := unmountBelow(dir); err != nil {
+			return err
+		}
+		left, err := csi.DetachBelow(dir)
+		if err == nil && left > 0 {
+			err = fmt.Errorf("%d loop devices are attached to files below %s", left, dir)
+		}
+		return err
+	})
 }
 
 // unmountBelow unmounts everything below a directory, the innermost first,

@@ -69,7 +69,7 @@ func (c *Cluster) unhealthy(ctx context.Context, node bool) error {
 	}
 	for _, condition := range n.Status.Conditions {
 		if condition.Type == corev1.NodeReady && condition.Status == corev1.ConditionTrue {
-			return nil
+			return driverRegistered(ctx, client)
 		}
 	}
 	return fmt.Errorf("node %s is not Ready", nodeName)
@@ -80,6 +80,7 @@ func (c *Cluster) components() []string {
 	list := []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
 	if !c.state.NoNode {
 		list = append(list, "containerd", "kubelet", "provisioner", "services")
+		list = append(list, snapshotProcesses...)
 	}
 	return list
 }

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/kubectl-backup/kubectl-backup/integration/cluster"
+	"github.com/kubectl-backup/kubectl-backup/integration/csi"
 	"github.com/kubectl-backup/kubectl-backup/integration/provisioner"
 	"github.com/kubectl-backup/kubectl-backup/integration/services"
 )
@@ -35,7 +36,7 @@ func command() *cobra.Command {
 		Use: "cluster", Short: "Kubernetes clusters for tests, on this machine",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(upCommand(), downCommand(), provisionerCommand(), servicesCommand())
+	root.AddCommand(upCommand(), downCommand(), provisionerCommand(), csiDriverCommand(), servicesCommand())
 	return root
 }
 
@@ -106,6 +107,19 @@ func provisionerCommand() *cobra.Command {
 	cmd.Flags().StringVar(&kubeconfig, "kubeconfig", "", "how to reach the cluster")
 	cmd.Flags().StringVar(&dir, "dir", "", "directory for the volumes")
 	cmd.Flags().StringVar(&node, "node", "", "name of this node")
+	return cmd
+}
+
+func csiDriverCommand() *cobra.Command {
+	var o csi.Options
+	cmd := &cobra.Command{
+		Use: "csi-driver", Short: "Serve volumes and snapshots (started by up)", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return csi.Run(cmd.Context(), o) },
+	}
+	cmd.Flags().StringVar(&o.Dir, "dir", "", "directory for the volumes")
+	cmd.Flags().StringVar(&o.Socket, "socket", "", "socket to serve at")
+	cmd.Flags().StringVar(&o.Registration, "registration", "", "socket to tell the kubelet at")
+	cmd.Flags().StringVar(&o.Node, "node", "", "name of this node")
 	return cmd
 }
 
