@@ -39,7 +39,7 @@ var importTable = map[string][]string{
 		"plugin/argocd", "plugin/graph", "plugin/kube", "plugin/mover", "plugin/object", "plugin/plan", "plugin/repository", "plugin/rewrite",
 		"plugin/volume", "spec/v1alpha1",
 	},
-	"plugin/rewrite":           {"plugin/graph", "plugin/object", "spec/v1alpha1"},
+	"plugin/rewrite":           {"plugin/graph", "plugin/object", "plugin/selector", "spec/v1alpha1"},
 	"plugin/selector":          {"plugin/object", "spec/v1alpha1"},
 	"plugin/snapshot":          {"plugin/kube", "plugin/object", "spec/v1alpha1"},
 	"plugin/source":            {"spec/v1alpha1"},

@@ -29,9 +29,7 @@ var hostChar, wordChar = func() (h, w [256]bool) {
 func hostsIn(text []byte, key string, bare bool, found func([]byte)) {
 	trimmed := bytes.TrimSpace(text)
 	if bare && settingMayBeHost(key) && len(trimmed) <= 1024 && isNameList(trimmed) {
-		for item := range bytes.SplitSeq(trimmed, []byte{','}) {
-			emit(bytes.TrimSpace(item), found)
-		}
+		eachPart(trimmed, func(item []byte) { emit(bytes.TrimSpace(item), found) })
 		return
 	}
 	for i := 0; i < len(text); {
@@ -70,13 +68,51 @@ func authority(text []byte, start int, found func([]byte)) int {
 	}
 	// A driver's notation may stand inside: user:password@tcp(host:3306).
 	next := end
-	for host := range bytes.SplitSeq(hosts, []byte{','}) {
+	eachPart(hosts, func(host []byte) {
 		if colon := bytes.IndexByte(host, ':'); colon >= 0 {
 			host = host[:colon]
 		}
 		emit(host, found)
-	}
+	})
 	return next
+}
+
+// eachPart visits what stands between commas. The parts are plain slices of
+// text, by whose capacity EditHosts knows where they stand.
+func eachPart(text []byte, visit func([]byte)) {
+	for {
+		comma := bytes.IndexByte(text, ',')
+		if comma < 0 {
+			visit(text)
+			return
+		}
+		visit(text[:comma])
+		text = text[comma+1:]
+	}
+}
+
+// EditHosts is text with each host name in it that edit knows another for
+// replaced, found in the same places as the hosts of Services. key is the name
+// of the setting that text is the value of, or empty; bare says whether a text
+// that is nothing but a name may be a host.
+func EditHosts(text, key string, bare bool, edit func(host string) (string, bool)) string {
+	source := []byte(text)
+	var out []byte
+	done := 0
+	hostsIn(source, key, bare, func(host []byte) {
+		start := cap(source) - cap(host)
+		if start < done {
+			return
+		}
+		if to, ok := edit(string(host)); ok {
+			out = append(append(out, source[done:start]...), to...)
+			done = start + len(host)
+		}
+	})
+	if done == 0 && out == nil {
+		return text
+	}
+	return string(append(out, source[done:]...))
 }
 
 // standsAsHost says whether the token text[start:end] is where a host would

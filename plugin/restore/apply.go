@@ -196,7 +196,7 @@ func (p *Plan) prepare(i *item, o *object.Object) (*rewrite.Draft, original, err
 		return nil, original{}, err
 	}
 	before := original{managers: rewrite.ManagersOf(d, i.keepStatus), status: d.Content["status"], statusManager: rewrite.StatusManager(d)}
-	if _, _, err := p.rules.Apply(d); err != nil {
+	if _, err := p.rules.Apply(d); err != nil {
 		return nil, original{}, err
 	}
 	rewrite.Clean(d, p.cleanOptions(i, false))

@@ -49,9 +49,12 @@ func (d *Draft) Encode() ([]byte, error) {
 	return bytes.TrimRight(b.Bytes(), "\n"), nil
 }
 
-// NewRef is what the object is called now.
+// NewRef is what the object is called now, at the version that it has now.
 func (d *Draft) NewRef() v1alpha1.Ref {
 	r := d.Ref
+	if apiVersion, ok := d.Content["apiVersion"].(string); ok && apiVersion != "" {
+		r.Group, r.Version = object.SplitAPIVersion(apiVersion)
+	}
 	meta := mapAt(d.Content, "metadata")
 	r.Name, _ = meta["name"].(string)
 	r.Namespace, _ = meta["namespace"].(string)

@@ -18,7 +18,7 @@ func (r Rules) namespaces(d *Draft, changed func(Change)) error {
 	followed := map[string]bool{}
 	follow := func(at, from string, set func(to string)) {
 		to, ok := r.Namespaces[from]
-		if !ok || followed[at] {
+		if !ok || to == from || followed[at] {
 			return
 		}
 		followed[at] = true
@@ -71,7 +71,7 @@ func (r Rules) accounts(d *Draft, changed func(Change)) {
 			}
 			ns, account, _ := strings.Cut(rest, ":")
 			to, ok := r.Namespaces[ns]
-			if !ok {
+			if !ok || to == ns {
 				continue
 			}
 			renamed := prefix + to

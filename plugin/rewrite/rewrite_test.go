@@ -74,7 +74,7 @@ func TestUntouchedValuesKeepTheirDigits(t *testing.T) {
 		t.Fatal(err)
 	}
 	Clean(d, CleanOptions{})
-	if _, _, err := (Rules{Namespaces: map[string]string{"a": "b"}}).Apply(d); err != nil {
+	if _, err := (Rules{Namespaces: map[string]string{"a": "b"}}).Apply(d); err != nil {
 		t.Fatal(err)
 	}
 	got := encoded(t, d)
@@ -129,7 +129,7 @@ func TestNamespaceMapReachesEveryReference(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := draft(t, c.object)
-			if _, _, err := rules.Apply(d); err != nil {
+			if _, err := rules.Apply(d); err != nil {
 				t.Fatal(err)
 			}
 			for _, w := range strings.Fields(c.want) {
@@ -145,7 +145,8 @@ func TestNamespaceMapReachesEveryReference(t *testing.T) {
 func TestNamespacesThatSwapNames(t *testing.T) {
 	rules := Rules{Namespaces: map[string]string{"a": "b", "b": "a"}}
 	d := draft(t, `{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: x, namespace: a}, subjects: [{kind: ServiceAccount, name: x, namespace: b}]}`)
-	changes, _, err := rules.Apply(d)
+	result, err := rules.Apply(d)
+	changes := result.Changes
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +175,8 @@ func TestFreeTextIsMentionedAndLeftAlone(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			d := draft(t, c.object)
 			before := encoded(t, d)
-			_, mentions, err := rules.Apply(d)
+			result, err := rules.Apply(d)
+			mentions := result.Mentions
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -214,7 +216,7 @@ func TestStorageClassMap(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := draft(t, c.object)
-			if _, _, err := rules.Apply(d); err != nil {
+			if _, err := rules.Apply(d); err != nil {
 				t.Fatal(err)
 			}
 			for _, w := range strings.Fields(c.want) {

@@ -59,12 +59,12 @@ func claims(d *Draft, visit func(path string, claim map[string]any)) {
 	})
 }
 
-func (r Rules) storageClasses(d *Draft, changed func(Change)) {
+func (r Rules) storageClasses(d *Draft, changed func(Change)) error {
 	claims(d, func(path string, claim map[string]any) {
 		set := func(m map[string]any, key, at string) {
 			from, ok := m[key].(string)
 			to, mapped := r.StorageClasses[from]
-			if ok && mapped && from != "" {
+			if ok && mapped && from != "" && from != to {
 				m[key] = to
 				changed(Change{Field: strings.TrimPrefix(path+"."+at, "."), From: from, To: to, Rule: classRule(from, to)})
 			}
@@ -78,9 +78,15 @@ func (r Rules) storageClasses(d *Draft, changed func(Change)) {
 		for _, key := range sortedKeys(hard) {
 			from, rest, ok := strings.Cut(key, classQuotaSuffix)
 			to, known := r.StorageClasses[from]
-			if !ok || !known {
+			if !ok || !known || from == to {
+				if _, taken := mapped[key]; taken {
+					return fmt.Errorf("two quotas would both be spec.hard[%q], since two storage classes become one", key)
+				}
 				mapped[key] = hard[key]
 				continue
+			}
+			if _, taken := mapped[to+classQuotaSuffix+rest]; taken {
+				return fmt.Errorf("two quotas would both be spec.hard[%q], since two storage classes are mapped to %s", to+classQuotaSuffix+rest, to)
 			}
 			mapped[to+classQuotaSuffix+rest] = hard[key]
 			changed(Change{Field: "spec.hard", From: key, To: to + classQuotaSuffix + rest, Rule: classRule(from, to)})
@@ -89,4 +95,5 @@ func (r Rules) storageClasses(d *Draft, changed func(Change)) {
 			mapAt(d.Content, "spec")["hard"] = mapped
 		}
 	}
+	return nil
 }

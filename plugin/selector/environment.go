@@ -83,8 +83,8 @@ type program struct {
 	run  cel.Program
 }
 
-// compile checks text and that it yields want; a string may also be of a type
-// that only shows when it runs. Every fault says its line and column and shows
+// compile checks text and that it yields want, or anything where want is nil; a
+// string may also be of a type that only shows when it runs. Every fault says its line and column and shows
 // the line.
 func (s *scope) compile(text string, want *Type) (*program, []string) {
 	ast, issues := s.env.Compile(text)
@@ -95,8 +95,8 @@ func (s *scope) compile(text string, want *Type) (*program, []string) {
 		}
 		return nil, faults
 	}
-	late := want.IsExactType(cel.StringType) && ast.OutputType().IsExactType(cel.DynType)
-	if got := ast.OutputType(); !got.IsExactType(want) && !late {
+	late := want != nil && want.IsExactType(cel.StringType) && ast.OutputType().IsExactType(cel.DynType)
+	if got := ast.OutputType(); want != nil && !got.IsExactType(want) && !late {
 		hint := ""
 		if got.IsExactType(cel.DynType) && want.IsExactType(cel.BoolType) {
 			hint = "; compare it, as in ... == true"

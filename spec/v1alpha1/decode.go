@@ -15,12 +15,13 @@ import (
 )
 
 const (
-	policyKind = "BackupPolicy"
-	remoteKind = "BackupRemote"
-	recipeKind = "BackupRecipe"
+	policyKind  = "BackupPolicy"
+	remoteKind  = "BackupRemote"
+	recipeKind  = "BackupRecipe"
+	rewriteKind = "RewriteSet"
 )
 
-var kinds = []string{policyKind, remoteKind, recipeKind}
+var kinds = []string{policyKind, remoteKind, recipeKind, rewriteKind}
 
 // Decode reads every document in data, YAML or JSON, separated by "---" or
 // wrapped in a List. name stands in the errors. Nothing unknown is passed
@@ -168,6 +169,11 @@ func (d *decoding) ours(n *yaml.Node, kind string, refuse func(path, message, hi
 		semantic = r.faults()
 		r.Defaults()
 		d.docs.Recipes = append(d.docs.Recipes, r)
+	case rewriteKind:
+		r := &RewriteSet{positions: w.positions}
+		w.value(n, reflect.ValueOf(r).Elem(), "")
+		semantic = r.faults()
+		d.docs.Rewrites = append(d.docs.Rewrites, r)
 	case "":
 		message := "is missing"
 		if hasField(n, "kind") {

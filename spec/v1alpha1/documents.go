@@ -12,6 +12,7 @@ type Documents struct {
 	Policies []*BackupPolicy
 	Remotes  []*BackupRemote
 	Recipes  []*BackupRecipe
+	Rewrites []*RewriteSet
 	// Foreign counts the documents of other API groups that were passed over.
 	Foreign int
 }
@@ -24,6 +25,7 @@ func Merge(all ...*Documents) (*Documents, error) {
 		merged.Policies = append(merged.Policies, d.Policies...)
 		merged.Remotes = append(merged.Remotes, d.Remotes...)
 		merged.Recipes = append(merged.Recipes, d.Recipes...)
+		merged.Rewrites = append(merged.Rewrites, d.Rewrites...)
 		merged.Foreign += d.Foreign
 	}
 	return merged, JoinFieldErrors(merged.duplicates())
@@ -49,6 +51,9 @@ func (d *Documents) duplicates() []*FieldError {
 	}
 	for _, r := range d.Recipes {
 		check(recipeKind, qualified(r.Namespace, r.Name), r.At("metadata.name"))
+	}
+	for _, r := range d.Rewrites {
+		check(rewriteKind, qualified(r.Namespace, r.Name), r.At("metadata.name"))
 	}
 	return faults
 }

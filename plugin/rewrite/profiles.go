@@ -1,0 +1,3 @@
+package rewrite
+
+func (s *compiled) profiles(d *Draft, out *Result) error { return nil }
