@@ -81,6 +81,9 @@ type spec struct {
 	policy     *v1alpha1.BackupPolicy
 	remote     *v1alpha1.BackupRemote
 	provenance *v1alpha1.Provenance
+	// conf and password are known once the repository was opened.
+	conf     []byte
+	password string
 }
 
 // validate looks at the flags alone.
@@ -162,6 +165,7 @@ func (o *specFlags) openStorage(ctx context.Context, s *spec, c *kube.Cluster) (
 		}
 		conf = value
 	}
+	s.conf = conf
 	storage, err := remote.Open(ctx, s.remote.Spec, conf)
 	var fault *v1alpha1.FieldError
 	if errors.As(err, &fault) && fault.Position == (v1alpha1.Position{}) {
@@ -176,6 +180,7 @@ func (o *specFlags) openRepository(ctx context.Context, e *env, s *spec, c *kube
 	if err != nil {
 		return nil, err
 	}
+	s.password = password
 	storage, err := o.openStorage(ctx, s, c)
 	if err != nil {
 		return nil, err

@@ -37,13 +37,14 @@ func RunJob(ctx context.Context, c *kube.Cluster, r JobRequest) (Result, error) 
 	end := time.Now().Add(r.timeout())
 	limited, cancel := context.WithDeadlineCause(ctx, end, errTimeout)
 	defer cancel()
-	var lost int64
+	var stored int64
 	var warnings []string
 	pause := firstPause
 	for n := 1; ; n++ {
 		result, err := r.attempt(limited, c, time.Until(end))
 		warnings = append(warnings, result.Warnings...)
-		result.Attempts, result.Lost, result.Warnings = n, lost, warnings
+		stored += result.Stored
+		result.Attempts, result.Stored, result.Warnings = n, stored, warnings
 		if err == nil {
 			return result, nil
 		}
@@ -60,7 +61,6 @@ func RunJob(ctx context.Context, c *kube.Cluster, r JobRequest) (Result, error) 
 			}
 			return result, err
 		}
-		lost += result.Stored
 		select {
 		case <-limited.Done():
 		case <-time.After(pause):

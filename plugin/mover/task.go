@@ -91,21 +91,20 @@ type Result struct {
 	Error string `json:"error,omitempty"`
 	// Part (plugin/repository's VolumePart) is what was captured.
 	Part json.RawMessage `json:"part,omitempty"`
-	// Outcome is a VolumeResult of plugin/repository after a capture, a Report
-	// of plugin/volume after a restore, without their issues.
-	Outcome json.RawMessage `json:"outcome,omitempty"`
-	// Issues are the first of the issues, as many as there was room for;
-	// IssueCount counts them all.
-	Issues     []string `json:"issues,omitempty"`
-	IssueCount int      `json:"issueCount,omitempty"`
-	// Stored is what a mover that did not reach its end added to the remote.
+	// Files and Bytes count what the volume holds, Read what was read of it,
+	// Stored what it added to the remote, over all attempts that said so.
+	Files  int64 `json:"files,omitempty"`
+	Bytes  int64 `json:"bytes,omitempty"`
+	Read   int64 `json:"read,omitempty"`
 	Stored int64 `json:"stored,omitempty"`
+	// Lost counts the paths whose content is missing or in doubt.
+	Lost int `json:"lost,omitempty"`
+	// Issues are the first of the issues; the repository has them all.
+	Issues []string `json:"issues,omitempty"`
 
-	// Attempts is how many movers it took; Node is where the last one ran;
-	// Lost is what those before the last one stored.
+	// Attempts is how many movers it took, Node where the last one ran.
 	Attempts int    `json:"-"`
 	Node     string `json:"-"`
-	Lost     int64  `json:"-"`
 	// Warnings are about the work around it, such as what was not removed.
 	Warnings []string `json:"-"`
 }
@@ -115,7 +114,6 @@ const longestMessage = 4096
 
 // Encode makes a result fit into a termination message.
 func (r Result) Encode() []byte {
-	r.IssueCount = max(r.IssueCount, len(r.Issues))
 	for {
 		b, err := json.Marshal(r)
 		if err == nil && len(b) <= longestMessage {
@@ -160,4 +158,16 @@ func FaultOf(err error) Fault {
 		return e.Fault
 	}
 	return Broken
+}
+
+// Transport is how movers in the cluster reach the remote.
+type Transport struct {
+	// Task has the remote and the password; it is nil where no Job can reach
+	// the remote, and Reason says why.
+	Task   *Task
+	Reason string
+	// Required says that a volume which no Job can carry is not to be streamed.
+	Required bool
+	// Mover is the policy's.
+	Mover v1alpha1.Mover
 }

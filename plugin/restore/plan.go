@@ -76,6 +76,7 @@ type Plan struct {
 	waves   [][]v1alpha1.Ref // saved refs
 	defined map[kindKey]kube.Kind
 	volumes []*volumeItem
+	jobs    jobs
 
 	// missingNamespaces are needed and neither here nor in the backup.
 	missingNamespaces []string
@@ -291,10 +292,11 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 		return err
 	}
 	_, i.hasStatus = d.Content["status"]
-	changes, mentions, err := p.rules.Apply(d)
+	result, err := p.rules.Apply(d)
 	if err != nil {
 		return err
 	}
+	changes, mentions := result.Changes, result.Mentions
 	i.ref = d.NewRef()
 	i.line.Ref = i.ref
 	if generated {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
 	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
 	"github.com/kubectl-backup/kubectl-backup/plugin/rewrite"
@@ -57,6 +58,9 @@ type Request struct {
 	RestoreStatus bool
 	// Image holds this program, for the pods that put data into volumes.
 	Image string
+	// Transport is how movers in the cluster reach the remote; what they cannot
+	// fetch themselves is streamed to them.
+	Transport mover.Transport
 	// Parallel is how many volumes are filled at once; 0 means 4.
 	Parallel int
 	// Workers is how many objects are written at once; 0 means 16.

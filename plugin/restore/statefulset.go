@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
 	"github.com/kubectl-backup/kubectl-backup/plugin/rewrite"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
@@ -121,6 +122,11 @@ func (p *Plan) makeSetPod(ctx context.Context, i *item, d *rewrite.Draft, name s
 		return setPod{}, err
 	}
 	meta, pod := section(template, "metadata"), section(template, "spec")
+	annotations := maps.Clone(section(meta, "annotations"))
+	if annotations == nil {
+		annotations = map[string]any{}
+	}
+	annotations[mover.AnnotationOwner] = mover.Owner()
 	labels := maps.Clone(section(meta, "labels"))
 	labels["statefulset.kubernetes.io/pod-name"] = name
 	labels["apps.kubernetes.io/pod-index"] = strconv.FormatInt(ordinal, 10)
@@ -155,7 +161,7 @@ func (p *Plan) makeSetPod(ctx context.Context, i *item, d *rewrite.Draft, name s
 	raw, err := json.Marshal(map[string]any{
 		"apiVersion": "v1", "kind": "Pod", "spec": pod,
 		"metadata": map[string]any{
-			"name": name, "namespace": i.ref.Namespace, "annotations": meta["annotations"],
+			"name": name, "namespace": i.ref.Namespace, "annotations": annotations,
 			"labels": map[string]any{kube.LabelTemporary: "true", kube.LabelRun: p.request.Record.ID},
 		},
 	})
@@ -182,7 +188,9 @@ func (p *Plan) handOver(ctx context.Context, i *item, pod setPod) error {
 	}
 	labels := maps.Clone(pod.labels)
 	labels[kube.LabelTemporary], labels[kube.LabelRun] = nil, nil
-	_, err = p.patchAs(ctx, pods, pod.ref, map[string]any{"metadata": map[string]any{"labels": labels}}, kube.WriteOptions{})
+	_, err = p.patchAs(ctx, pods, pod.ref, map[string]any{"metadata": map[string]any{
+		"labels": labels, "annotations": map[string]any{mover.AnnotationOwner: nil},
+	}}, kube.WriteOptions{})
 	if err == nil {
 		return nil
 	}

@@ -103,6 +103,8 @@ func (p *Plan) planVolume(ctx context.Context, v *volumeItem, saved v1alpha1.Vol
 		v.settle(v1alpha1.OutcomeSkipped, "it was not saved: %s", saved.Reason)
 	case saved.Snapshot == "":
 		v.settle(v1alpha1.OutcomeFailed, "the backup does not hold its data: %s", saved.Reason)
+	case saved.VolumeMode == "Block" && p.request.Transport.Task == nil && (o == v1alpha1.OutcomeCreate || o == v1alpha1.OutcomeApply):
+		v.settle(v1alpha1.OutcomeFailed, "a raw block volume is filled by a Job, and none can be used: %s", p.forbidden())
 	case o == v1alpha1.OutcomeCreate, claim && o == v1alpha1.OutcomeApply:
 		v.settle(v1alpha1.OutcomeCreate, "its data would be put in place")
 	case claim && (o == v1alpha1.OutcomeUnchanged || o == v1alpha1.OutcomeConflict):
@@ -231,22 +233,34 @@ func (p *Plan) fillClaims(ctx context.Context, wave []v1alpha1.Ref) error {
 	return group.Wait()
 }
 
+// fillClaim fills one claim: by a Job where one can reach the remote, else by
+// a helper pod that the bytes are sent to.
 func (p *Plan) fillClaim(ctx context.Context, v *volumeItem) error {
 	if !v.owner.made {
 		return fmt.Errorf("its claim was not created: %s", v.owner.line.Reason)
 	}
+	reason, err := p.fillByJob(ctx, v)
+	if err != nil {
+		return err
+	}
+	if reason == "" {
+		return p.filled(ctx, v.owner)
+	}
 	if v.line.VolumeMode == "Block" {
-		return errors.New("raw block volumes cannot be filled yet")
+		return fmt.Errorf("a raw block volume is filled by a Job, and none can be used: %s", reason)
 	}
 	pod := mover.Pod(v.owner.ref.Namespace, p.request.Image, v.owner.ref.Name, false)
 	pod.Labels[kube.LabelRun] = p.request.Record.ID
-	err := mover.With(ctx, p.request.Target, pod, func(name string) error {
+	err = mover.With(ctx, p.request.Target, pod, func(name string) error {
 		return p.receive(ctx, v, methodHelper, kube.ExecOptions{Namespace: pod.Namespace, Pod: name, Container: "mover"}, mover.Root)
 	})
 	if errors.Is(err, mover.ErrNotRemoved) {
 		v.owner.warn("%s", err)
 	} else if err != nil {
 		return err
+	}
+	if v.line.Outcome == v1alpha1.OutcomeRestored {
+		v.line.Reason += "; it came as a stream through the API server: " + reason
 	}
 	return p.filled(ctx, v.owner)
 }
@@ -312,7 +326,7 @@ func (p *Plan) send(ctx context.Context, snapshot string, where kube.ExecOptions
 	pr, pw := io.Pipe()
 	sent := make(chan error, 1)
 	go func() {
-		err := p.request.Repository.ReadVolume(ctx, *p.request.Record, snapshot, volume.NewEncoder(&counter{pw, add}))
+		err := p.request.Repository.ReadVolume(ctx, *p.request.Record, snapshot, "", volume.NewEncoder(&counter{pw, add}))
 		pw.CloseWithError(err)
 		sent <- err
 	}()

@@ -1,0 +1,36 @@
+package plugin
+
+import (
+	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
+	"github.com/kubectl-backup/kubectl-backup/plugin/remote"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+// transport says how movers in the cluster reach the remote whose repository
+// was opened, or why they cannot.
+func (s *spec) transport(m v1alpha1.Mover) mover.Transport {
+	t := mover.Transport{Required: m.Transport == v1alpha1.TransportJob, Mover: m}
+	if m.Transport == v1alpha1.TransportStream {
+		t.Reason = "spec.mover.transport is Stream"
+		return t
+	}
+	portable, err := remote.MakePortable(s.remote.Spec, s.conf, mover.TaskFolder)
+	if err != nil {
+		t.Reason = err.Error()
+		return t
+	}
+	t.Task = &mover.Task{Remote: portable.Spec, Environment: portable.Environment, Files: portable.Files, Password: s.password}
+	if portable.Loopback != "" {
+		t.Reason = "it is at " + portable.Loopback + ", which is another machine in the cluster"
+	}
+	return t
+}
+
+// moverOf is what a policy among the documents says about movers, if it is
+// there: a restore needs no policy.
+func (s *spec) moverOf(policy string) v1alpha1.Mover {
+	if p, err := s.documents.Policy(policy); err == nil {
+		return p.Spec.Mover
+	}
+	return v1alpha1.Mover{}
+}
