@@ -62,6 +62,7 @@ var structural = map[schema.GroupKind]bool{
 type inventory struct {
 	r       Request
 	sel     *selector.Selector
+	recipes []*v1alpha1.BackupRecipe // of the hooks
 	builder *graph.Builder
 	kinds   map[schema.GroupKind]kube.Kind
 	listed  map[schema.GroupKind]bool
@@ -84,6 +85,9 @@ type inventory struct {
 	disks      map[string]*disk // PersistentVolumes by name
 	classes    snapshotClasses
 	partial    bool
+
+	noSnapshot       map[volumeKey]string // why not
+	wantedGroupClass map[volumeKey]string // by the rule that decided
 }
 
 func newInventory(r Request, sel *selector.Selector) *inventory {
@@ -103,6 +107,9 @@ func newInventory(r Request, sel *selector.Selector) *inventory {
 		pods:       map[v1alpha1.Ref]*pod{},
 		claims:     map[v1alpha1.Ref]*claim{},
 		disks:      map[string]*disk{},
+
+		noSnapshot:       map[volumeKey]string{},
+		wantedGroupClass: map[volumeKey]string{},
 	}
 }
 

@@ -46,6 +46,10 @@ type Request struct {
 type Plan struct {
 	Document v1alpha1.Document
 	Graph    *graph.Graph
+	// Hooks are what the lines of Document.Hooks run, one for each.
+	Hooks []Hook
+	// Cuts divide the volumes that would be saved, in the order of the groups.
+	Cuts []Cut
 }
 
 // Compute reads the cluster and returns the plan. An error means that there is
@@ -55,11 +59,16 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	recipes, err := Recipes(r.Policy, r.Recipes)
+	if err != nil {
+		return nil, err
+	}
 	identity, err := r.Cluster.Identity(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("identify cluster: %w", err)
 	}
 	inv := newInventory(r, sel)
+	inv.recipes = recipes
 	if err := inv.read(ctx); err != nil {
 		return nil, err
 	}
@@ -76,16 +85,29 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 		Policy: policyName(r.Policy), Source: r.Provenance, Cluster: &identity, Remote: r.Remote,
 		Groups: []v1alpha1.GroupLine{}, Objects: []v1alpha1.ObjectLine{}, Volumes: []v1alpha1.VolumeLine{},
 	}}
-	inv.describe(&p.Document, closure, groups)
 	if err := inv.readStorage(ctx, groups); err != nil {
 		return nil, err
 	}
-	if err := inv.volumes(ctx, &p.Document, groups); err != nil {
+	if err := inv.fill(ctx, p, closure, groups); err != nil {
 		return nil, err
 	}
-	inv.later(&p.Document)
-	finish(&p.Document, inv)
 	return p, nil
+}
+
+// fill writes all lines of the plan and what goes with them. The cluster is
+// asked for nothing more but objects that volume rules look into.
+func (inv *inventory) fill(ctx context.Context, p *Plan, c *graph.Closure, m *membership) error {
+	inv.describe(&p.Document, c, m)
+	if err := inv.volumes(ctx, &p.Document, m); err != nil {
+		return err
+	}
+	inv.hooks(p, m)
+	inv.abort(p)
+	inv.later(&p.Document)
+	sortLines(&p.Document)
+	inv.cuts(p)
+	finish(&p.Document, inv)
+	return nil
 }
 
 func policyName(p *v1alpha1.BackupPolicy) string {
@@ -95,8 +117,9 @@ func policyName(p *v1alpha1.BackupPolicy) string {
 	return p.Name
 }
 
-// finish sorts every list and gives the document its verdict.
-func finish(d *v1alpha1.Document, inv *inventory) {
+// sortLines puts what was found in parallel into an order that is always the
+// same. Hooks and groups have an order of their own.
+func sortLines(d *v1alpha1.Document) {
 	slices.SortFunc(d.Objects, func(a, b v1alpha1.ObjectLine) int { return a.Ref.Compare(b.Ref) })
 	slices.SortFunc(d.Volumes, func(a, b v1alpha1.VolumeLine) int {
 		return cmp.Or(a.Ref.Compare(b.Ref), strings.Compare(a.Volume, b.Volume))
@@ -104,6 +127,10 @@ func finish(d *v1alpha1.Document, inv *inventory) {
 	slices.SortFunc(d.Unread, func(a, b v1alpha1.UnreadKind) int {
 		return cmp.Or(strings.Compare(a.Group, b.Group), strings.Compare(a.Version, b.Version), strings.Compare(a.Kind, b.Kind))
 	})
+}
+
+// finish counts the lines of each group and gives the document its verdict.
+func finish(d *v1alpha1.Document, inv *inventory) {
 	d.Warnings = append(d.Warnings, inv.warnings...)
 	slices.Sort(d.Warnings)
 	d.Warnings = slices.Compact(d.Warnings)
@@ -136,6 +163,9 @@ func Judge(d *v1alpha1.Document) {
 	}
 	for _, v := range d.Volumes {
 		partial = partial || bad(v.Outcome)
+	}
+	for _, h := range d.Hooks {
+		partial = partial || bad(h.Outcome)
 	}
 	for _, s := range d.Select {
 		partial = partial || s.Matched == 0 && !s.Optional

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -66,6 +67,9 @@ func (inv *inventory) readStorage(ctx context.Context, m *membership) error {
 	return nil
 }
 
+// noImage is why nothing can be read by a pod of ours.
+const noImage = "no image for pods of ours is known (name one in spec.mover.image or with --mover-image)"
+
 func diskRef(name string) v1alpha1.Ref {
 	return v1alpha1.Ref{Kind: "PersistentVolume", Name: name}
 }
@@ -78,7 +82,7 @@ func (inv *inventory) snapshotOf(c *claim, rule v1alpha1.VolumeRule) (driver, cl
 	case c.volume == "":
 		return "", "", "the claim has no volume"
 	case d == nil:
-		return "", "", "its volume " + c.volume + " is not known: " + inv.absent[diskRef(c.volume)]
+		return "", "", "its volume " + c.volume + " is not known: " + cmp.Or(inv.absent[diskRef(c.volume)], doesNotExist)
 	case d.driver == "" && d.source == "":
 		return "", "", "its volume is not of a CSI driver, and only those make snapshots"
 	case d.driver == "":
@@ -89,7 +93,7 @@ func (inv *inventory) snapshotOf(c *claim, rule v1alpha1.VolumeRule) (driver, cl
 		return d.driver, "", err.Error()
 	}
 	if inv.r.Image == "" {
-		return d.driver, "", "no image for movers is known, and only a pod of ours can read a snapshot; name one in spec.mover.image or with --mover-image"
+		return d.driver, "", noImage
 	}
 	return d.driver, class, ""
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
@@ -112,7 +113,8 @@ func (inv *inventory) claimLine(ctx context.Context, c *claim, users []*pod) (v1
 	case c.phase == "Lost":
 		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, "the claim is Lost: its volume is gone"
 	case r.method == v1alpha1.MethodStream:
-		inv.streamClaim(&line, c, user, r, r.name)
+		inv.noSnapshot[keyOf(&line)] = r.name + " says Stream"
+		inv.streamClaim(&line, c, user, r)
 	default:
 		var class, reason string
 		line.Driver, class, reason = inv.snapshotOf(c, r.rule)
@@ -120,49 +122,49 @@ func (inv *inventory) claimLine(ctx context.Context, c *claim, users []*pod) (v1
 		case reason == "":
 			line.Outcome, line.Method, line.Cut, line.SnapshotClass = v1alpha1.OutcomeInclude, v1alpha1.MethodSnapshot, cutSnapshot, class
 			line.Reason = fmt.Sprintf("%s: a snapshot by driver %s with class %s", r.name, line.Driver, class)
+			inv.wantedGroupClass[keyOf(&line)] = r.rule.GroupSnapshotClass
 		case r.method == v1alpha1.MethodSnapshot:
 			line.Outcome, line.Reason = v1alpha1.OutcomeFailed, r.name+" says Snapshot, but "+reason
 		default:
-			inv.streamClaim(&line, c, user, r, r.name+": no snapshot, since "+reason)
+			inv.noSnapshot[keyOf(&line)] = reason
+			inv.streamClaim(&line, c, user, r)
+			if !strings.Contains(line.Reason, reason) {
+				line.Reason += "; no snapshot: " + reason
+			}
 		}
 	}
 	return line, nil
 }
 
 // streamClaim is the verdict over a claim that is read while its workload
-// runs; why begins the reason.
-func (inv *inventory) streamClaim(line *v1alpha1.VolumeLine, c *claim, user *pod, r ruling, why string) {
+// runs.
+func (inv *inventory) streamClaim(line *v1alpha1.VolumeLine, c *claim, user *pod, r ruling) {
 	block := line.VolumeMode == "Block"
 	inUse := user != nil && user.running
-	fail := func(format string, args ...any) {
-		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, why+"; "+fmt.Sprintf(format, args...)
-	}
+	outcome, how := v1alpha1.OutcomeInclude, ""
 	switch {
 	case line.Container != "":
+		how = fmt.Sprintf("read through container %s of pod %s at %s", line.Container, line.Pod, line.MountPath)
 	case inv.r.Image == "" && block:
-		fail("a device is read by a pod of ours, and no image for it is known: name one in spec.mover.image or with --mover-image")
-		return
+		outcome, how = v1alpha1.OutcomeFailed, "a device is read by a pod of ours, and "+noImage
 	case inv.r.Image == "":
-		fail("no running container shows the whole of it, and no image for a pod of ours is known: name one in spec.mover.image or with --mover-image")
-		return
+		outcome, how = v1alpha1.OutcomeFailed, "no running container shows the whole of it, and "+noImage
 	case inUse && slices.Contains(c.modes, "ReadWriteOncePod"):
-		fail("its access mode ReadWriteOncePod keeps a pod of ours out while pod %s runs", user.ref.Name)
-		return
+		outcome, how = v1alpha1.OutcomeFailed, fmt.Sprintf("its access mode ReadWriteOncePod keeps a pod of ours out while pod %s runs", user.ref.Name)
 	case block && inUse && r.method == v1alpha1.MethodAuto:
-		fail("pod %s has the device open, and without a snapshot it would be read while it changes: stop the pod, use a class whose driver makes snapshots, or let a volume rule say Stream", user.ref.Name)
-		return
-	}
-	line.Outcome, line.Method, line.Cut = v1alpha1.OutcomeInclude, v1alpha1.MethodStream, cutLive
-	switch {
-	case line.Container != "":
-		line.Reason = fmt.Sprintf("%s: read through container %s of pod %s at %s", why, line.Container, line.Pod, line.MountPath)
+		outcome = v1alpha1.OutcomeFailed
+		how = fmt.Sprintf("pod %s has the device open, and it would be read while it changes (stop the pod, use a class whose driver makes snapshots, or let a volume rule say Stream)", user.ref.Name)
 	case block && inUse:
-		line.Reason = fmt.Sprintf("%s: a pod of ours on the same node reads the device", why)
+		how = "a helper pod on the same node reads the device"
 		line.Warnings = append(line.Warnings, fmt.Sprintf("pod %s has the device open: what is read may be of several moments", user.ref.Name))
 	case block:
-		line.Reason = why + ": no running pod uses the device, so a pod of ours reads it"
+		how = "no running pod uses the device, so a helper pod reads it"
 	default:
-		line.Reason = why + ": no running container shows the whole of it, so a helper pod reads it"
+		how = "no running container shows the whole of it, so a helper pod reads it"
+	}
+	line.Outcome, line.Reason = outcome, r.name+": "+how
+	if outcome == v1alpha1.OutcomeInclude {
+		line.Method, line.Cut = v1alpha1.MethodStream, cutLive
 	}
 }
 
@@ -188,7 +190,7 @@ func (inv *inventory) podVolumeLine(ctx context.Context, p *pod, v podVolume) (v
 	switch {
 	case r.method == v1alpha1.MethodSkip:
 		line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, r.name+" says Skip"
-	case v.kind == "hostPath" && (r.method != v1alpha1.MethodStream || r.rule.Match == "") && r.method != v1alpha1.MethodSnapshot:
+	case v.kind == "hostPath" && (r.method == v1alpha1.MethodAuto || r.rule.Match == ""):
 		line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, "a hostPath is a part of its node and is saved only where a rule with a match says Stream"
 	case r.method == v1alpha1.MethodAuto:
 		line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, v.kind+" is saved only where a rule says Stream"
@@ -198,7 +200,7 @@ func (inv *inventory) podVolumeLine(ctx context.Context, p *pod, v podVolume) (v
 		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, "its pod is not running, so there is no path to the data"
 	case line.Container == "" && inv.r.Image == "":
 		line.Outcome = v1alpha1.OutcomeFailed
-		line.Reason = r.name + ": no container shows the whole of it, and no image for an ephemeral container is known: name one in spec.mover.image or with --mover-image"
+		line.Reason = r.name + ": no container shows the whole of it, and " + noImage
 	case line.Container == "":
 		line.Outcome, line.Method, line.Cut = v1alpha1.OutcomeInclude, v1alpha1.MethodStream, cutLive
 		line.Reason = r.name + ": no container shows the whole of it, so an ephemeral container reads it"
