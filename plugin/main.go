@@ -45,6 +45,14 @@ type resultError struct {
 
 func (e *resultError) Error() string { return e.message }
 
+// codedError is an error of a command whose exit codes are its own.
+type codedError struct {
+	code int
+	error
+}
+
+func (e *codedError) Unwrap() error { return e.error }
+
 // env is what every command gets: streams, cluster flags, the name that we
 // were called by.
 type env struct {
@@ -77,9 +85,12 @@ func Main(ctx context.Context, args []string, streams genericiooptions.IOStreams
 func exitCode(ctx context.Context, err error) int {
 	var result *resultError
 	var usage *v1alpha1.UsageError
+	var coded *codedError
 	switch {
 	case errors.As(err, &result):
 		return result.code
+	case errors.As(err, &coded):
+		return coded.code
 	case ctx.Err() != nil:
 		return ExitCancelled
 	case errors.As(err, &usage):
@@ -140,6 +151,8 @@ func documentKind(command string) string {
 		return "RestoreReport"
 	case "verify":
 		return "VerifyReport"
+	case "diff":
+		return "DiffReport"
 	}
 	return "Error"
 }
@@ -188,7 +201,7 @@ supports, and brings it back: here, in another namespace, or in another cluster.
 	})
 	e.kube.AddFlags(root.PersistentFlags())
 	root.AddCommand(
-		newPlan(e), newRun(e), newList(e), newDescribe(e), newGraph(e), newRestore(e), newVerify(e),
+		newPlan(e), newRun(e), newList(e), newDescribe(e), newGraph(e), newDiff(e), newRestore(e), newVerify(e),
 		newExport(e), newDelete(e), newCleanup(e), newValidate(e), newInit(e), newMover(e), newVersion(e),
 	)
 	addCompletion(e, root)

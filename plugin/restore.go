@@ -7,8 +7,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
 	"github.com/kubectl-backup/kubectl-backup/plugin/restore"
 	"github.com/kubectl-backup/kubectl-backup/plugin/ui"
 )
@@ -71,14 +73,20 @@ func (o *restoreOptions) AddFlags(c *cobra.Command) {
 	f.VarP(&o.output, "output", "o", "output format")
 	f.Var(&o.dryRun, "dry-run", "show what would happen: client asks the target what it has, server also has it check each object")
 	f.Lookup("dry-run").NoOptDefVal = "client"
-	f.StringVar(&o.toContext, "to-context", "", "context of the cluster to restore into (default: the current one)")
-	f.StringVar(&o.fromCluster, "from-cluster", "", "UID of the cluster that latest is looked for, or any")
-	f.StringSliceVar(&o.namespaceMap, "map-namespace", nil, "from=to: restore a namespace under another name, references following")
-	f.StringSliceVar(&o.classMap, "map-storage-class", nil, "from=to: use another storage class")
+	o.addTargetFlags(f)
 	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long to wait for what was restored to become healthy")
 	f.BoolVar(&o.keepNodePorts, "keep-node-ports", false, "keep the node ports of Services")
 	f.BoolVar(&o.restoreStatus, "restore-status", false, "write back the status of custom resources that have a status subresource")
 	addMoverFlags(c, &o.image, &o.parallel)
+}
+
+// addTargetFlags adds the flags that say which backup meets which cluster, and
+// under what names.
+func (o *restoreOptions) addTargetFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.toContext, "to-context", "", "context of the target cluster (default: the current one)")
+	f.StringVar(&o.fromCluster, "from-cluster", "", "UID of the cluster that latest is looked for, or any")
+	f.StringSliceVar(&o.namespaceMap, "map-namespace", nil, "from=to: a namespace goes by another name, references following")
+	f.StringSliceVar(&o.classMap, "map-storage-class", nil, "from=to: use another storage class")
 }
 
 // Complete turns the maps and filters into values.
@@ -114,52 +122,73 @@ func pairs(flag string, list []string) (map[string]string, error) {
 	return out, nil
 }
 
-// Run plans the restore and, unless it is a dry run, does what the plan says.
-func (o *restoreOptions) Run(ctx context.Context, id string) error {
+// request opens the repository, which the caller closes, and says what goes
+// where.
+func (o *restoreOptions) request(ctx context.Context, id string) (_ *repository.Repository, _ restore.Request, err error) {
 	repo, s, err := o.spec.open(ctx, o.env, true)
 	if err != nil {
-		return err
+		return nil, restore.Request{}, err
 	}
-	defer repo.Close(context.WithoutCancel(ctx))
+	defer func() {
+		if err != nil {
+			repo.Close(context.WithoutCancel(ctx))
+		}
+	}()
 	target, err := o.env.clusterAt(o.toContext)
 	if err != nil {
-		return err
+		return nil, restore.Request{}, err
 	}
-	from := o.fromCluster
-	if id == "latest" && from == "" {
-		source, err := o.env.cluster()
-		if err != nil {
-			return err
-		}
-		identity, err := source.Identity(ctx)
-		if err != nil {
-			return fmt.Errorf("find out which cluster latest is of: %w\nhint: name a backup by its id, or a cluster with --from-cluster", err)
-		}
-		if from = identity.UID; from == "" {
-			// Without it latest would be that of any cluster.
-			return usagef("latest is that of one cluster, and you may not read the namespace kube-system, which identifies it\nhint: name a backup by its id, or a cluster with --from-cluster UID or --from-cluster any")
-		}
-	} else if from == "any" {
-		from = ""
-	}
-	record, err := findRecord(ctx, repo, id, from)
+	record, err := o.record(ctx, repo, id)
 	if err != nil {
-		return err
+		return nil, restore.Request{}, err
 	}
 	for _, w := range record.Warnings {
 		fmt.Fprintf(o.env.ErrOut, "warning: %s\n", w)
 	}
-	progress := ui.NewProgress(o.env.ErrOut, isTerminal(o.env.ErrOut))
-	defer progress.Close()
 	request := restore.Request{
 		Target: target, Repository: repo, Record: &record, Remote: s.remote.Name, ToolVersion: Version(),
-		Namespaces: o.namespaces, StorageClasses: o.storageClasses, DryRun: o.dryRun.value,
+		Namespaces: o.namespaces, StorageClasses: o.storageClasses,
 		KeepNodePorts: o.keepNodePorts, RestoreStatus: o.restoreStatus,
-		Image: moverImage(o.image, nil), Parallel: o.parallel, Timeout: o.timeout, Progress: progress.Task,
+		Image: moverImage(o.image, nil), Transport: s.transport(s.moverOf(record.Policy)), Parallel: o.parallel, Timeout: o.timeout,
 	}
 	if o.objects.active() {
 		request.Filter = func(ob *object.Object) (bool, error) { return o.objects.Match(ctx, ob) }
 	}
+	return repo, request, nil
+}
+
+// record finds the backup; latest is that of one cluster.
+func (o *restoreOptions) record(ctx context.Context, repo *repository.Repository, id string) (repository.Record, error) {
+	from := o.fromCluster
+	if id == "latest" && from == "" {
+		source, err := o.env.cluster()
+		if err != nil {
+			return repository.Record{}, err
+		}
+		identity, err := source.Identity(ctx)
+		if err != nil {
+			return repository.Record{}, fmt.Errorf("find out which cluster latest is of: %w\nhint: name a backup by its id, or a cluster with --from-cluster", err)
+		}
+		if from = identity.UID; from == "" {
+			// Without it latest would be that of any cluster.
+			return repository.Record{}, usagef("latest is that of one cluster, and you may not read the namespace kube-system, which identifies it\nhint: name a backup by its id, or a cluster with --from-cluster UID or --from-cluster any")
+		}
+	} else if from == "any" {
+		from = ""
+	}
+	return findRecord(ctx, repo, id, from)
+}
+
+// Run plans the restore and, unless it is a dry run, does what the plan says.
+func (o *restoreOptions) Run(ctx context.Context, id string) error {
+	repo, request, err := o.request(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer repo.Close(context.WithoutCancel(ctx))
+	progress := ui.NewProgress(o.env.ErrOut, isTerminal(o.env.ErrOut))
+	defer progress.Close()
+	request.DryRun, request.Progress = o.dryRun.value, progress.Task
 	document, err := restore.Run(ctx, request)
 	progress.Close()
 	if document == nil {

@@ -24,18 +24,30 @@ type Difference struct {
 // Compare compares two objects, given as JSON, by Argo CD's rules: quantities
 // by their value, defaults filled in, lists by their keys where the kind has
 // keys. Unlike Argo CD it also counts what only live has: both sides are whole
-// objects, not a manifest and its result.
+// objects, not a manifest and its result. live may be nil: there is none.
 func Compare(ctx context.Context, want, live []byte) (Difference, error) {
 	w, err := parse(want)
 	if err != nil {
 		return Difference{}, err
+	}
+	if live == nil {
+		if isSecret(w) {
+			if w, _, err = diff.HideSecretData(w, nil, nil); err != nil {
+				return Difference{}, fmt.Errorf("mask %s: %w", name(w), err)
+			}
+		}
+		if w, err = oneNotation(ctx, w); err != nil {
+			return Difference{}, err
+		}
+		raw, err := w.MarshalJSON()
+		return Difference{Differs: true, Want: raw}, err
 	}
 	l, err := parse(live)
 	if err != nil {
 		return Difference{}, err
 	}
 	numbers := slices.Equal(largeNumbers(w.Object), largeNumbers(l.Object))
-	if w.GetKind() == "Secret" && w.GroupVersionKind().Group == "" {
+	if isSecret(w) {
 		if w, l, err = diff.HideSecretData(w, l, nil); err != nil {
 			return Difference{}, fmt.Errorf("mask %s: %w", name(w), err)
 		}
@@ -59,6 +71,10 @@ func Compare(ctx context.Context, want, live []byte) (Difference, error) {
 		d = Difference{Differs: true, Want: want, Live: live}
 	}
 	return d, nil
+}
+
+func isSecret(o *unstructured.Unstructured) bool {
+	return o.GetKind() == "Secret" && o.GroupVersionKind().Group == ""
 }
 
 func parse(raw []byte) (*unstructured.Unstructured, error) {

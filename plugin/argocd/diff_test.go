@@ -55,4 +55,7 @@ func TestCompareMasksSecrets(t *testing.T) {
 	if got, err := Compare(t.Context(), secret(`{"same":"aGVyb24="}`), secret(`{"same":"aGVyb24="}`)); err != nil || got.Differs {
 		t.Errorf("%+v, %v", got, err)
 	}
+	if got, err := Compare(t.Context(), secret(`{"same":"aGVyb24="}`), nil); err != nil || !got.Differs || got.Live != nil || bytes.Contains(got.Want, []byte("aGVyb24")) {
+		t.Errorf("%+v, %v", got, err)
+	}
 }

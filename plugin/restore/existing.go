@@ -285,7 +285,8 @@ func subjectNames(subjects []any) string {
 	return strings.Join(names, ", ")
 }
 
-// explain says of conflicts in which fields they lie.
+// explain says of conflicts in which fields they lie, and finds those that are
+// none: the same in another notation.
 func (p *Plan) explain(ctx context.Context, conflicts map[*item][]byte) error {
 	if len(conflicts) > shownConflicts {
 		return nil
@@ -303,31 +304,24 @@ func (p *Plan) explain(ctx context.Context, conflicts map[*item][]byte) error {
 		if err != nil {
 			return err
 		}
-		fields, err := p.differences(i, o, live)
-		if err == nil && len(fields) > 0 {
-			i.line.Reason += ": " + strings.Join(fields, ", ")
+		d, fields, err := p.compare(ctx, i, o, live)
+		switch {
+		case err != nil:
+			return err
+		case !d.Differs:
+			i.settle(v1alpha1.OutcomeUnchanged, "the target equals it but for notation")
+		default:
+			i.line.Reason += listed(fields)
 		}
-		return err
+		return nil
 	})
 }
 
-func (p *Plan) differences(i *item, saved, live *object.Object) ([]string, error) {
-	want, err := rewrite.Decode(saved)
-	if err != nil {
-		return nil, err
+func listed(fields []string) string {
+	if len(fields) == 0 {
+		return ""
 	}
-	have, err := rewrite.Decode(live)
-	if err != nil {
-		return nil, err
-	}
-	if _, _, err := p.rules.Apply(want); err != nil {
-		return nil, err
-	}
-	for _, d := range []*rewrite.Draft{want, have} {
-		rewrite.Clean(d, p.cleanOptions(i, true))
-		delete(section(d.Content, "metadata"), "ownerReferences")
-	}
-	return rewrite.Differences(want.Content, have.Content, 5), nil
+	return ": " + strings.Join(fields, ", ")
 }
 
 // addSubjects puts the subjects of a changed role binding beside those that it
