@@ -37,6 +37,8 @@ type Request struct {
 	// Image holds this program, for movers; empty leaves only the tools that
 	// the application's own images have.
 	Image string
+	// Transport is how movers in the cluster reach the remote.
+	Transport mover.Transport
 	// Parallel is how many volumes travel at once, 0 what the policy says;
 	// RemoteMovers is how many the remote bears, 0 any number.
 	Parallel, RemoteMovers int
@@ -78,7 +80,7 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 	}
 	members := objects.finish(&d)
 	work := &run{
-		Request: r, session: session, objects: objects, d: &d,
+		Request: r, p: p, session: session, objects: objects, d: &d,
 		carrier: &carrier{cluster: r.Plan.Cluster, session: session, image: r.Image, progress: r.Progress},
 	}
 	if err := work.capture(ctx); err != nil {

@@ -82,18 +82,23 @@ func (m *carrier) move(ctx context.Context, line *v1alpha1.VolumeLine, ways []wa
 		}
 		return errors.New(strings.Join(reasons, "; "))
 	}
-	line.Method, line.Snapshot = bestMethod, best.Snapshot
-	line.Files, line.Bytes, line.Stored = best.Files, best.Bytes, best.Stored
-	line.Issues, line.Warnings = best.Issues, append(line.Warnings, best.Warnings...)
+	m.saved(line, bestMethod, best)
+	return nil
+}
+
+// saved writes what became of a volume into its line.
+func (m *carrier) saved(line *v1alpha1.VolumeLine, method string, r *repository.VolumeResult) {
+	line.Method, line.Snapshot = method, r.Snapshot
+	line.Files, line.Bytes, line.Read, line.Stored = r.Files, r.Bytes, r.Read, r.Stored
+	line.Issues, line.Warnings = r.Issues, append(line.Warnings, r.Warnings...)
 	line.Outcome = v1alpha1.OutcomeSaved
-	if best.Unreadable > 0 {
+	if r.Unreadable > 0 {
 		line.Outcome = v1alpha1.OutcomeIncomplete
-		line.Reason = fmt.Sprintf("%d path(s) could not be read; first: %s", best.Unreadable, first(best.Issues))
+		line.Reason = fmt.Sprintf("%d path(s) could not be read; first: %s", r.Unreadable, first(r.Issues))
 	}
-	if best.Files == 0 {
+	if r.Files == 0 {
 		line.Warnings = append(line.Warnings, "the volume is empty")
 	}
-	return nil
 }
 
 func first(list []string) string {

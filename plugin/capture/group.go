@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
+	"github.com/kubectl-backup/kubectl-backup/plugin/plan"
 	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
 	"github.com/kubectl-backup/kubectl-backup/plugin/snapshot"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
@@ -34,74 +35,64 @@ const (
 	readers = 16
 )
 
-// unit is what shares one point in time: a group or, where the policy says so,
-// one workload of it.
+// unit is what is cut at once: what shares a point in time or, where nothing
+// shall, all volumes of a group.
 type unit struct {
 	name    string
 	group   *v1alpha1.GroupLine
 	volumes []*v1alpha1.VolumeLine
-	hooks   []*v1alpha1.HookLine
+	hooks   []int // of the document, in freezing order
+	// apart says that its volumes share no point in time.
+	apart bool
+	// reason says why it is not cut in a better way, as far as the plan knows.
+	reason string
+	// refused says why it is not captured, as far as the plan knows.
+	refused string
 	// last says that no other unit of the group follows.
 	last bool
 
 	cut *snapshot.Cut
 }
 
-// units lists what is cut, in the order of the plan's groups.
-func units(d *v1alpha1.Document, mode string) []*unit {
+// units lists what is cut, in the order of the plan.
+func units(p *plan.Plan, d *v1alpha1.Document, mode string) []*unit {
 	var all []*unit
 	for g := range d.Groups {
 		group := &d.Groups[g]
-		byName := map[string]*unit{}
-		var ofGroup []*unit
-		at := func(name string) *unit {
-			u := byName[name]
-			if u == nil {
-				u = &unit{name: name, group: group}
-				byName[name] = u
-				ofGroup = append(ofGroup, u)
-			}
-			return u
-		}
-		workloads := map[string]string{} // pod -> its workload
-		for i := range d.Volumes {
-			line := &d.Volumes[i]
-			if line.Group != group.Name || line.Outcome != v1alpha1.OutcomeInclude {
+		refused := refusal(p, d, group.Name)
+		var last *unit
+		for _, c := range p.Cuts {
+			if c.Group != group.Name {
 				continue
 			}
-			name := "group " + group.Name
-			if mode == v1alpha1.ConsistencyWorkload {
-				name = line.Ref.String()
-				if line.Workload != nil {
-					name = line.Workload.String()
+			if last == nil || mode != v1alpha1.ConsistencyNone {
+				last = &unit{name: "group " + group.Name, group: group, hooks: c.Hooks, reason: c.Reason, refused: refused, apart: mode == v1alpha1.ConsistencyNone}
+				if c.Workload != nil {
+					last.name = c.Workload.String()
 				}
-				workloads[line.Ref.Namespace+"/"+line.Pod] = name
+				all = append(all, last)
 			}
-			u := at(name)
-			u.volumes = append(u.volumes, line)
-		}
-		for i := range d.Hooks {
-			h := &d.Hooks[i]
-			if h.Group != group.Name || h.Outcome != v1alpha1.OutcomeInclude {
-				continue
+			for _, i := range c.Volumes {
+				last.volumes = append(last.volumes, &d.Volumes[i])
 			}
-			name := "group " + group.Name
-			if mode == v1alpha1.ConsistencyWorkload {
-				var known bool
-				if name, known = workloads[h.Pod.Namespace+"/"+h.Pod.Name]; !known {
-					h.Outcome, h.Reason = v1alpha1.OutcomeSkipped, "each workload is cut on its own, and this pod has no volume that is saved"
-					continue
-				}
-			}
-			u := at(name)
-			u.hooks = append(u.hooks, h)
 		}
-		if len(ofGroup) > 0 {
-			ofGroup[len(ofGroup)-1].last = true
+		if last != nil {
+			last.last = true
 		}
-		all = append(all, ofGroup...)
 	}
 	return all
+}
+
+// refusal says which hook of a group cannot be run, as the plan found, although
+// the group is not to be captured without.
+func refusal(p *plan.Plan, d *v1alpha1.Document, group string) string {
+	for i, line := range d.Hooks {
+		bad := line.Outcome == v1alpha1.OutcomeFailed || line.Outcome == v1alpha1.OutcomeUndecided
+		if bad && line.Group == group && p.Hooks[i].OnFailure != v1alpha1.OnFailureContinue {
+			return fmt.Sprintf("hook %s in pod %s/%s: %s", line.Hook, line.Pod.Namespace, line.Pod.Name, line.Reason)
+		}
+	}
+	return ""
 }
 
 // included are the volumes that are still to be captured.
@@ -123,10 +114,12 @@ func (u *unit) fail(reason string) {
 // run is one run at work.
 type run struct {
 	Request
+	p       *plan.Plan
 	session *repository.Session
 	objects *objectStore
 	d       *v1alpha1.Document
 	carrier *carrier
+	jobs    jobs
 	support *snapshot.Support
 	units   []*unit
 }
@@ -135,7 +128,7 @@ type run struct {
 // is frozen any more. A volume that fails is a line in the report; an error
 // ends the run.
 func (r *run) capture(ctx context.Context) error {
-	r.units = units(r.d, r.Plan.Policy.Spec.Consistency.Mode)
+	r.units = units(r.p, r.d, r.Plan.Policy.Spec.Consistency.Mode)
 	defer r.tidy(ctx)
 	if slices.ContainsFunc(r.d.Volumes, func(l v1alpha1.VolumeLine) bool {
 		return l.Outcome == v1alpha1.OutcomeInclude && l.Method == v1alpha1.MethodSnapshot
@@ -153,63 +146,57 @@ func (r *run) capture(ctx context.Context) error {
 
 // cutAll holds what is held for the whole backup, and cuts every unit.
 func (r *run) cutAll(ctx context.Context) error {
-	var whole []*v1alpha1.HookLine
-	for i := range r.d.Hooks {
-		if h := &r.d.Hooks[i]; h.Group == "" && h.Outcome == v1alpha1.OutcomeInclude {
-			whole = append(whole, h)
+	var whole []int
+	for i, h := range r.d.Hooks {
+		if h.Scope == v1alpha1.ScopeBackup && h.Outcome == v1alpha1.OutcomeInclude {
+			whole = append(whole, i)
 		}
 	}
-	held := r.hold(ctx, whole)
-	defer held.thaw(ctx)
-	if held.failed != "" {
-		for _, u := range r.units {
-			u.fail("not captured: " + held.failed)
-		}
-		return ctx.Err()
+	refused := refusal(r.p, r.d, "")
+	var held *hold
+	if refused == "" {
+		held = r.hold(ctx, whole)
+		defer held.thaw(ctx)
+		refused = held.failed
 	}
 	for _, u := range r.units {
+		if refused != "" {
+			u.fail("not captured: " + refused)
+		}
 		if err := r.cutUnit(ctx, u); err != nil {
 			return err
 		}
 	}
-	held.thaw(ctx)
-	if held.failed != "" { // it let go before the last cut
+	if held.thaw(ctx); held != nil && refused == "" && held.failed != "" { // it let go before the last cut
 		for _, u := range r.units {
 			u.fail("not captured: " + held.failed)
 		}
 	}
-	return nil
+	return ctx.Err()
 }
 
 // cutUnit makes one point in time: it freezes, cuts and thaws, and then reads
 // the objects again, as they are at the cut.
 func (r *run) cutUnit(ctx context.Context, u *unit) error {
+	if u.refused != "" {
+		u.fail("the group was not captured: " + u.refused)
+	}
 	r.resolve(ctx, u)
 	volumes := u.included(true)
-	if len(volumes) == 0 && len(u.hooks) == 0 {
-		r.describe(u, nil)
+	if len(volumes) == 0 && (len(u.hooks) == 0 || len(u.included(false)) == 0) {
 		return ctx.Err()
 	}
-	if len(volumes) > 0 {
-		list := make([]snapshot.Volume, 0, len(volumes))
-		for _, line := range volumes {
-			list = append(list, snapshot.Volume{Claim: line.Ref, Driver: line.Driver, Class: line.SnapshotClass, GroupClass: line.GroupSnapshotClass})
-		}
-		var err error
-		u.cut, err = snapshot.Prepare(ctx, r.Plan.Cluster, r.support, list, snapshot.Options{
-			Run: r.session.ID(), Mark: mover.Mark, CutMark: mover.CutMark,
-			Patience: cutPatience, GroupPatience: patienceWith(u.hooks), Ready: r.Plan.Policy.Spec.Mover.Timeout.Duration,
-		})
-		if err != nil {
-			return err
-		}
+	if err := r.prepare(ctx, u, volumes); err != nil {
+		return err
 	}
 	held := r.hold(ctx, u.hooks)
 	defer held.thaw(ctx) // whatever happens from here on
 	var err error
+	began := time.Now()
 	if held.failed == "" && u.cut != nil {
 		err = u.cut.Take(ctx)
 	}
+	took := time.Since(began)
 	held.thaw(ctx)
 	if u.cut != nil {
 		if err := u.cut.Settle(context.WithoutCancel(ctx)); err != nil {
@@ -220,11 +207,15 @@ func (r *run) cutUnit(ctx context.Context, u *unit) error {
 		return err
 	}
 	if held.failed != "" {
-		u.fail("the group was not captured: " + held.failed)
+		reason := "the group was not captured: " + held.failed
+		if held.expired {
+			reason += fmt.Sprintf("; the cut took %s (hint: a ttl of %s would do)", took.Round(10*time.Millisecond), (2*took).Round(time.Second)+time.Second)
+		}
+		u.fail(reason)
 	}
 	for _, line := range u.included(true) {
 		if err := u.cut.Err(line.Ref); err != nil {
-			line.Outcome, line.Method, line.Reason = v1alpha1.OutcomeFailed, "", oneLine(err)
+			line.Outcome, line.Method, line.Cut, line.Reason = v1alpha1.OutcomeFailed, "", "", oneLine(err)
 			continue
 		}
 		line.Cut, line.CutAt = CutSnapshot, u.cut.Time(line.Ref).UTC().Format(time.RFC3339Nano)
@@ -239,54 +230,66 @@ func (r *run) cutUnit(ctx context.Context, u *unit) error {
 	return ctx.Err()
 }
 
-// patienceWith leaves half of the shortest freeze for snapshots one by one,
-// should a group snapshot not come to be.
-func patienceWith(hooks []*v1alpha1.HookLine) time.Duration {
-	patience := groupPatience
-	for _, h := range hooks {
-		if ttl := time.Duration(h.TTLSeconds * float64(time.Second)); ttl > 0 {
-			patience = min(patience, max(ttl/2, 2*time.Second))
+// prepare gets a cut ready, where there is anything to cut.
+func (r *run) prepare(ctx context.Context, u *unit, lines []*v1alpha1.VolumeLine) (err error) {
+	if len(lines) == 0 {
+		return nil
+	}
+	var list []snapshot.Volume
+	for _, line := range lines {
+		v := snapshot.Volume{Claim: line.Ref, Driver: line.Driver, Class: line.SnapshotClass, GroupClass: line.GroupSnapshotClass}
+		if line.Cut != snapshot.MethodGroup || u.apart {
+			v.GroupClass = ""
 		}
+		list = append(list, v)
+	}
+	u.cut, err = snapshot.Prepare(ctx, r.Plan.Cluster, r.support, list, snapshot.Options{
+		Run: r.session.ID(), Mark: mover.Mark, CutMark: mover.CutMark,
+		Patience: cutPatience, GroupPatience: r.groupPatience(u), Ready: r.Plan.Policy.Spec.Mover.Timeout.Duration,
+	})
+	return err
+}
+
+// groupPatience leaves half of the shortest freeze for snapshots one by one,
+// should a group snapshot not come to be.
+func (r *run) groupPatience(u *unit) time.Duration {
+	patience := groupPatience
+	for _, i := range u.hooks {
+		patience = min(patience, max(r.p.Hooks[i].HoldAtMost/2, 2*time.Second))
 	}
 	return patience
 }
 
-// describe writes how a unit was cut. A group of several units has the line of
-// its worst.
+// describe writes how a unit was cut. Of several units of a group, the line
+// has the first moment and the worst figures.
 func (r *run) describe(u *unit, held *hold) {
-	line := &v1alpha1.CutLine{Method: CutLive}
-	if u.group.Cut != nil {
-		line.Reason = u.group.Cut.Reason
+	line := u.group.Cut
+	if line == nil {
+		line = &v1alpha1.CutLine{}
+		u.group.Cut = line
 	}
-	snapshots, live := len(u.included(true)), len(u.included(false))
-	if snapshots > 0 {
-		line.Method, line.Reason = u.cut.Method, u.cut.Reason
-		if live > 0 {
-			line.Method = "Mixed"
+	line.FrozenSeconds = max(line.FrozenSeconds, held.seconds)
+	snapshots, live := u.included(true), u.included(false)
+	if len(snapshots)+len(live) == 0 && len(u.volumes) > 0 {
+		line.Reason = u.volumes[0].Reason
+	}
+	if u.cut == nil || len(snapshots) == 0 {
+		return
+	}
+	if u.cut.Reason != "" { // not as it was planned
+		line.Reason = u.cut.Reason
+		if line.Method == snapshot.MethodGroup {
+			line.Method = u.cut.Method
 		}
-		if !u.cut.At.IsZero() {
-			line.At, line.SkewSeconds = u.cut.At.UTC().Format(time.RFC3339Nano), u.cut.Skew.Seconds()
+	}
+	if !u.apart {
+		if at := u.cut.At.UTC().Format(time.RFC3339Nano); line.At == "" || at < line.At {
+			line.At = at
 		}
-		for _, l := range u.included(false) {
+		line.SkewSeconds = max(line.SkewSeconds, u.cut.Skew.Seconds())
+		for _, l := range live {
 			l.Reason += "; read after the cut while its workload runs, so it is not part of the group's point in time"
 		}
-	}
-	if held != nil {
-		line.FrozenSeconds = held.seconds
-	}
-	if before := u.group.Cut; before != nil && before.At != "" {
-		// Another workload of the group was cut before.
-		if before.Method != line.Method {
-			line.Method = "Mixed"
-		}
-		line.At = before.At
-		line.SkewSeconds, line.FrozenSeconds = max(line.SkewSeconds, before.SkewSeconds), max(line.FrozenSeconds, before.FrozenSeconds)
-		if line.Reason == "" {
-			line.Reason = before.Reason
-		}
-	}
-	if snapshots+live > 0 {
-		u.group.Cut = line
 	}
 }
 

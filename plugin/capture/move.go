@@ -60,7 +60,10 @@ func (r *run) move(ctx context.Context, u *unit, line *v1alpha1.VolumeLine) (err
 	defer cancel()
 	if line.Method != v1alpha1.MethodSnapshot {
 		line.Cut, line.CutAt = CutLive, time.Now().UTC().Format(time.RFC3339Nano)
-		return r.carrier.move(ctx, line, r.carrier.ways(line))
+		if line.Ref.Kind != "PersistentVolumeClaim" {
+			return r.carrier.move(ctx, line, r.carrier.ways(line)) // only its pod has it
+		}
+		return r.carry(ctx, line, line.Ref.Name, line.Node, r.carrier.ways(line))
 	}
 	defer func() {
 		// Each as soon as it can go: snapshots cost space while they are there.
@@ -72,5 +75,18 @@ func (r *run) move(ctx context.Context, u *unit, line *v1alpha1.VolumeLine) (err
 	if err != nil {
 		return err
 	}
-	return r.carrier.move(ctx, line, r.carrier.waysFrom(claim))
+	return r.carry(ctx, line, claim, "", r.carrier.waysFrom(claim))
+}
+
+// carry moves the bytes of a claim by a Job or, where that cannot be, as a
+// stream. node is the only one where it can be mounted, or empty.
+func (r *run) carry(ctx context.Context, line *v1alpha1.VolumeLine, claim, node string, ways []way) error {
+	reason, err := r.byJob(ctx, line, claim, node)
+	if reason == "" || err != nil {
+		return err
+	}
+	if r.Plan.Policy.Spec.Mover.Transport != v1alpha1.TransportStream {
+		line.Reason += "; not by a Job: " + reason
+	}
+	return r.carrier.move(ctx, line, ways)
 }

@@ -171,7 +171,8 @@ func (c *Cut) read(ctx context.Context, p *part) error {
 	return nil
 }
 
-// plan decides whether one group snapshot can hold all, or says why not.
+// plan decides whether one group snapshot holds all, as it was asked for, or
+// says why it cannot.
 func (c *Cut) plan() string {
 	good := c.good()
 	if len(good) < 2 {
@@ -181,11 +182,7 @@ func (c *Cut) plan() string {
 	for _, p := range good {
 		switch {
 		case p.GroupClass == "":
-			_, err := c.support.GroupClass(p.Driver, "")
-			if err == nil {
-				return "no group snapshot class was chosen for " + p.Claim.String()
-			}
-			return err.Error()
+			return "" // it was not asked for
 		case p.Driver != first.Driver:
 			return fmt.Sprintf("a group snapshot is of one driver, and these are of %s and %s", first.Driver, p.Driver)
 		case p.GroupClass != first.GroupClass:
