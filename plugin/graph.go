@@ -36,7 +36,7 @@ func newGraph(e *env) *cobra.Command {
 
 // Run computes the plan and draws its graph.
 func (o *graphOptions) Run(ctx context.Context) error {
-	p, err := computePlan(ctx, o.env, &o.spec)
+	p, err := computePlan(ctx, o.env, &o.spec, "")
 	if err != nil {
 		return err
 	}

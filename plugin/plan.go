@@ -14,6 +14,7 @@ type planOptions struct {
 	env    *env
 	spec   specFlags
 	output choice
+	image  string
 }
 
 func newPlan(e *env) *cobra.Command {
@@ -44,6 +45,7 @@ func (o *planOptions) AddFlags(c *cobra.Command) {
 	o.spec.AddFlags(c.Flags())
 	o.spec.addPolicyFlag(c.Flags())
 	c.Flags().VarP(&o.output, "output", "o", "output format")
+	addImageFlag(c, &o.image)
 }
 
 // Validate looks at the flags alone.
@@ -51,7 +53,7 @@ func (o *planOptions) Validate() error { return o.spec.validate() }
 
 // Run computes the plan and prints it.
 func (o *planOptions) Run(ctx context.Context) error {
-	p, err := computePlan(ctx, o.env, &o.spec)
+	p, err := computePlan(ctx, o.env, &o.spec, o.image)
 	if err != nil {
 		return err
 	}
@@ -61,13 +63,13 @@ func (o *planOptions) Run(ctx context.Context) error {
 	return documentError(&p.Document)
 }
 
-// computePlan is what plan and graph share.
-func computePlan(ctx context.Context, e *env, flags *specFlags) (*plan.Plan, error) {
+// computePlan is what plan and graph share. image is the flag.
+func computePlan(ctx context.Context, e *env, flags *specFlags, image string) (*plan.Plan, error) {
 	s, err := flags.load(ctx, e, true)
 	if err != nil {
 		return nil, err
 	}
-	request, err := planRequest(e, s)
+	request, err := planRequest(e, s, moverImage(image, s.policy))
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +77,7 @@ func computePlan(ctx context.Context, e *env, flags *specFlags) (*plan.Plan, err
 }
 
 // planRequest connects to the cluster and gathers what a plan is made from.
-func planRequest(e *env, s *spec) (plan.Request, error) {
+func planRequest(e *env, s *spec, image string) (plan.Request, error) {
 	cluster, err := e.cluster()
 	if err != nil {
 		return plan.Request{}, err
@@ -86,7 +88,8 @@ func planRequest(e *env, s *spec) (plan.Request, error) {
 	}
 	return plan.Request{
 		Cluster: cluster, Policy: &policy, Provenance: s.provenance, ToolVersion: Version(),
-		Remote: s.remote.Name + " (" + s.remote.Spec.Path + ")",
+		Remote:  s.remote.Name + " (" + s.remote.Spec.Path + ")",
+		Recipes: s.documents.Recipes, Image: image,
 	}, nil
 }
 

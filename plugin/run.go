@@ -52,8 +52,12 @@ func (o *runOptions) AddFlags(c *cobra.Command) {
 }
 
 func addMoverFlags(c *cobra.Command, image *string, parallel *int) {
-	c.Flags().StringVar(image, "mover-image", "", "image with this program for ephemeral containers and helper pods (env "+envImage+")")
+	addImageFlag(c, image)
 	c.Flags().IntVar(parallel, "parallel", 0, "volumes that travel at once (default: the policy's, else 2)")
+}
+
+func addImageFlag(c *cobra.Command, image *string) {
+	c.Flags().StringVar(image, "mover-image", "", "image with this program for movers, helper pods and ephemeral containers (env "+envImage+")")
 }
 
 // moverImage is the flag, the policy's, the environment's or the built-in one.
@@ -84,13 +88,10 @@ func (o *runOptions) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(s.policy.Spec.Consistency.Hooks) > 0 {
-		return usagef("policy %s has spec.consistency.hooks, which this version does not run: a backup without them would not be what the policy asks for\nhint: remove the hooks, or stop the workload's writes another way", s.policy.Name)
-	}
 	if _, err := selector.Compile(s.policy); err != nil {
 		return err
 	}
-	request, err := planRequest(o.env, s)
+	request, err := planRequest(o.env, s, moverImage(o.image, s.policy))
 	if err != nil {
 		return err
 	}
@@ -101,7 +102,8 @@ func (o *runOptions) Run(ctx context.Context) error {
 	defer repo.Close(context.WithoutCancel(ctx))
 	progress := ui.NewProgress(o.env.ErrOut, isTerminal(o.env.ErrOut))
 	document, err := capture.Run(ctx, capture.Request{
-		Plan: request, Repository: repo, Image: moverImage(o.image, s.policy), Parallel: o.parallel,
+		Plan: request, Repository: repo, Image: request.Image, Parallel: o.parallel,
+		Transport: s.transport(s.policy.Spec.Mover), RemoteMovers: s.remote.Spec.Limits.Movers,
 		Progress: progress.Task,
 		Planned:  func(d *v1alpha1.Document) { ui.PlanLine(o.env.ErrOut, d) },
 	})
