@@ -37,9 +37,6 @@ import (
 // a listing in one round trip, so this hides latency, not load.
 const listParallelism = 8
 
-// lowLevelRetries is how often rclone tries one request again by itself.
-const lowLevelRetries = 3
-
 // Open opens the remote that a BackupRemote names. conf is more configuration
 // in the format of rclone.conf, or nil; sections of the spec win over it. A
 // remote or backend that does not exist is a *v1alpha1.UsageError. Nothing is
@@ -74,14 +71,16 @@ func Open(ctx context.Context, spec v1alpha1.BackupRemoteSpec, conf []byte) (blo
 		target += "/"
 	}
 	ctx, ci := fs.AddConfig(ctx)
-	ci.LowLevelRetries = lowLevelRetries
-	ci.UseServerModTime = true // the remote's clock, and no request per listed file
+	if err := configure(ctx, ci, spec.Limits); err != nil {
+		lease.release()
+		return nil, err
+	}
 	f, err := fs.NewFs(ctx, target)
 	if err != nil {
 		lease.release()
 		return nil, secrets.openError(err, spec.Path, parsed.Name, sections)
 	}
-	b := &bridge{fs: f, conf: ctx, secrets: secrets, staged: showsPartialFiles(f)}
+	b := &bridge{fs: f, conf: ctx, secrets: secrets, patience: newPatience(spec.Limits), staged: showsPartialFiles(f)}
 	return &storage{
 		Storage: sharded.New(b, "", sharded.Options{ListParallelism: listParallelism}, true),
 		bridge:  b,

@@ -39,7 +39,9 @@ type bridge struct {
 	fs      fs.Fs
 	conf    context.Context // holds rclone's options for this remote, nothing else
 	secrets *scrubber
-	staged  bool // the remote shows files while they are written
+	// patience is about all requests together.
+	patience *patience
+	staged   bool // the remote shows files while they are written
 
 	layoutMutex sync.Mutex
 	layout      []byte // of a remote that is empty so far; see PutBlobInPath
@@ -96,7 +98,7 @@ func (b *bridge) GetBlobFromPath(ctx context.Context, _, file string, offset, le
 			return err
 		}
 		if want >= 0 && n != want {
-			return fmt.Errorf("the remote sent %d bytes of %d", n, want)
+			return fserrors.RetryErrorf("the remote sent %d bytes of %d", n, want)
 		}
 		return nil
 	})
@@ -241,7 +243,7 @@ func (b *bridge) hashes(data blob.Bytes) (map[hash.Type]string, error) {
 // whole compares what the remote says it holds with what was sent.
 func (b *bridge) whole(ctx context.Context, o fs.Object, sent *object.StaticObjectInfo) error {
 	if o.Size() >= 0 && o.Size() != sent.Size() {
-		return fmt.Errorf("the remote holds %d bytes of %d", o.Size(), sent.Size())
+		return fserrors.RetryErrorf("the remote holds %d bytes of %d", o.Size(), sent.Size())
 	}
 	for _, t := range b.fs.Hashes().Array() {
 		want, err := sent.Hash(ctx, t)
@@ -250,7 +252,7 @@ func (b *bridge) whole(ctx context.Context, o fs.Object, sent *object.StaticObje
 		}
 		got, err := o.Hash(ctx, t)
 		if err == nil && got != "" && got != want {
-			return fmt.Errorf("the remote holds %s %s, sent was %s", t, got, want)
+			return fserrors.RetryErrorf("the remote holds %s %s, sent was %s", t, got, want)
 		}
 	}
 	return nil
@@ -334,44 +336,35 @@ func (e entry) Mode() os.FileMode {
 	return 0o600
 }
 
-// firstPause and attempts bound how long one request is tried: about 3 s on
-// top of what rclone does itself.
-const (
-	attempts = 4
-	// refusedAttempts is for a server that nobody runs any more: rclone has
-	// tried it again for a while within each attempt.
-	refusedAttempts = 2
-	firstPause      = 400 * time.Millisecond
-)
-
 // retry runs one request until it succeeds or trying again cannot help, and
 // gives its error the meaning that kopia knows.
 func (b *bridge) retry(ctx context.Context, verb, file string, request func(context.Context) error) error {
 	ctx = fs.CopyConfig(ctx, b.conf)
-	pause := firstPause
-	for attempt := 1; ; attempt++ {
+	for attempt := 0; ; attempt++ {
 		err := ctx.Err()
 		if err == nil {
 			err = request(ctx)
 		}
-		if err == nil {
-			return nil
-		}
 		switch {
+		case err == nil:
+			b.patience.answer()
+			return nil
 		case isNotFound(err):
+			b.patience.answer()
 			return blob.ErrBlobNotFound
 		case errors.Is(err, blob.ErrInvalidRange):
 			return fmt.Errorf("%s %s: %w", verb, file, blob.ErrInvalidRange)
 		case ctx.Err() != nil:
 			return fmt.Errorf("%s %s: %w", verb, file, context.Cause(ctx))
-		case attempt == attempts || isFinal(err), attempt == refusedAttempts && errors.Is(err, syscall.ECONNREFUSED):
+		}
+		wait, again := b.patience.again(attempt, err)
+		if !again {
 			return fmt.Errorf("%s %s: %w%s", verb, file, b.secrets.clean(err), clockHint(err))
 		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%s %s: %w", verb, file, context.Cause(ctx))
-		case <-time.After(pause):
-			pause *= 2
+		case <-time.After(wait):
 		}
 	}
 }
@@ -381,16 +374,15 @@ func isNotFound(err error) bool {
 		errors.Is(err, fs.ErrorNotAFile) || errors.Is(err, fs.ErrorIsDir) || errors.Is(err, os.ErrNotExist)
 }
 
-// isFinal says that the remote would answer the same again.
-func isFinal(err error) bool {
-	return fserrors.IsNoRetryError(err) || fserrors.IsFatalError(err) ||
-		errors.Is(err, fs.ErrorPermissionDenied) || errors.Is(err, os.ErrPermission) ||
-		isFull(err) || errors.Is(err, errReadOnly)
+func isDenied(err error) bool {
+	return errors.Is(err, fs.ErrorPermissionDenied) || errors.Is(err, os.ErrPermission)
 }
 
-// isFull knows both the system's error and rclone's own, which it gives when
-// it reserves the space beforehand.
-func isFull(err error) bool { return errors.Is(err, errNoSpace) || errors.Is(err, file.ErrDiskFull) }
+// isFull knows the system's error, rclone's own, which it gives when it reserves
+// the space beforehand, and what servers answer.
+func isFull(err error) bool {
+	return errors.Is(err, errNoSpace) || errors.Is(err, file.ErrDiskFull) || isFullAnswer(err)
+}
 
 // clockTolerance is the difference between clocks at which servers begin to
 // refuse signed requests; most allow more.
