@@ -65,7 +65,7 @@ bin/kubectl_complete-backup: Makefile
 	@printf '#!/bin/sh\nexec kubectl-backup __complete "$$@"\n' >$@
 	@chmod +x $@
 
-tools: bin/kube bin/rclone bin/kopia ## what the tests use: Kubernetes, rclone and kopia, from source
+tools: bin/kube bin/rclone bin/kopia bin/toxiproxy ## what the tests use: Kubernetes, rclone and kopia, from source
 
 bin/kube: $(MODULES) $(wildcard integration/cmd/kube/*.go)
 	@echo 'building Kubernetes: about 15 minutes on two cores the first time'
@@ -79,6 +79,11 @@ bin/rclone: $(MODULES) $(wildcard integration/cmd/rclone/*.go)
 
 bin/kopia: $(MODULES)
 	cd integration && go build -ldflags '-s -w' -o ../$@ github.com/kopia/kopia
+	@touch $@
+
+# A module of its own: what it needs is older than what the others resolve.
+bin/toxiproxy: integration/toxiproxy/go.mod integration/toxiproxy/go.sum
+	cd integration/toxiproxy && go build -ldflags '-s -w' -o ../../$@ github.com/Shopify/toxiproxy/v2/cmd/server
 	@touch $@
 
 unit: ## tests that need no cluster
