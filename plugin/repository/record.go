@@ -80,7 +80,7 @@ type Record struct {
 	Warnings []string `json:"-"`
 }
 
-// VolumePart is one volume of a backup.
+// VolumePart is one volume of a backup. As JSON it takes less than a kilobyte.
 type VolumePart struct {
 	Ref    v1alpha1.Ref `json:"ref"`
 	Volume string       `json:"volume,omitempty"`
@@ -92,6 +92,11 @@ type VolumePart struct {
 	Bytes    int64  `json:"bytes"`
 	// Root is the tree's top folder, with its owner, mode and time.
 	Root *snapshot.DirEntry `json:"root"`
+	// Known is the kopia object that says what the files were when they were
+	// read, for the next backup.
+	Known string `json:"known,omitempty"`
+	// Block says that the volume is a device: the tree has one file, its content.
+	Block bool `json:"block,omitempty"`
 }
 
 // blobPart names a blob and its size.

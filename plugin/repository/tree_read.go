@@ -170,7 +170,7 @@ func (t *treeReader) walk(root *snapshot.DirEntry) error {
 		return err
 	}
 	id := attributesOf(children)
-	children = slices.DeleteFunc(children, func(c child) bool { return c.entry.Name == attributesName })
+	children = slices.DeleteFunc(children, func(c child) bool { return c.entry.Name == attributesName || c.entry.Name == knownName })
 	if err := t.findGroups(id); err != nil {
 		return err
 	}

@@ -47,12 +47,15 @@ type TreeResult struct {
 func WriteTree(ctx context.Context, w repo.RepositoryWriter, dec *volume.Decoder) (TreeResult, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	t := &treeWriter{
-		ctx: ctx, w: w, dec: dec, cancel: cancel, async: max(2, runtime.GOMAXPROCS(0)),
-		queue: make(chan smallFile, treeQueue), linked: map[string]*linkedFile{}, attributes: newAttributesWriter(ctx, w),
-	}
+	return writeTree(ctx, cancel, fixed(ctx, w, cancel), dec, false)
+}
+
+// writeTree is WriteTree with a relay of writers. device says that the one
+// file of the volume is a device.
+func writeTree(ctx context.Context, cancel context.CancelCauseFunc, r *relay, dec *volume.Decoder, device bool) (TreeResult, error) {
+	t := &streamWriter{treeWriter: newTreeWriter(ctx, cancel, r), dec: dec, device: device, queue: make(chan smallFile, treeQueue)}
 	var workers sync.WaitGroup
-	for range t.async {
+	for range storing() {
 		workers.Go(func() {
 			for f := range t.queue {
 				t.small(f)
@@ -65,28 +68,84 @@ func WriteTree(ctx context.Context, w repo.RepositoryWriter, dec *volume.Decoder
 	}
 	close(t.queue)
 	workers.Wait()
-	if cause := context.Cause(ctx); cause != nil {
-		return TreeResult{}, fmt.Errorf("store volume: %w", cause)
+	root, err := t.end()
+	if err != nil {
+		return TreeResult{}, err
 	}
-	if t.root.entry.ObjectID == object.EmptyID {
-		return TreeResult{}, errors.New("store volume: the root was not finished")
-	}
-	return TreeResult{Root: t.root.entry, Totals: dec.Totals(), Issues: dec.Issues()}, nil
+	return TreeResult{Root: root, Totals: dec.Totals(), Issues: dec.Issues()}, nil
 }
 
+// storing is how many contents are hashed, compressed and encrypted at once.
+// It is more than there are cores: one of them is away uploading when a pack
+// is full.
+func storing() int { return max(4, runtime.GOMAXPROCS(0)) }
+
+// treeWriter makes a kopia tree of the entries of a volume.
 type treeWriter struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	w      repo.RepositoryWriter
-	dec    *volume.Decoder
-	async  int
-	queue  chan smallFile
+	store  *store
 
 	root       *folder
 	open       []*folder // from the root to the current one
+	folders    sync.WaitGroup
 	linked     map[string]*linkedFile
 	attributes *attributesWriter
-	zeros      zeros
+}
+
+func newTreeWriter(ctx context.Context, cancel context.CancelCauseFunc, r *relay) *treeWriter {
+	return &treeWriter{
+		ctx: ctx, cancel: cancel, store: newStore(ctx, r, storing()),
+		linked: map[string]*linkedFile{}, attributes: newAttributesWriter(ctx, r.base),
+	}
+}
+
+// end waits for what is under way and returns the root.
+func (t *treeWriter) end() (*snapshot.DirEntry, error) {
+	t.folders.Wait()
+	t.store.relay.end()
+	if cause := context.Cause(t.ctx); cause != nil {
+		return nil, cause
+	}
+	if t.root == nil || t.root.entry.ObjectID == object.EmptyID {
+		return nil, errors.New("the root was not finished")
+	}
+	return t.root.entry, nil
+}
+
+// finish leaves all folders, with the attributes in the root.
+func (t *treeWriter) finish(issues []volume.Issue) error {
+	if t.root == nil {
+		return errors.New("there is no root")
+	}
+	for len(t.open) > 1 {
+		t.leave()
+	}
+	id, size, err := t.attributes.finish(issues)
+	if err != nil {
+		return err
+	}
+	t.own(attributesName, id, size)
+	t.leave()
+	return nil
+}
+
+// own adds a file of ours to the root.
+func (t *treeWriter) own(name string, id object.ID, size int64) {
+	if id == object.EmptyID {
+		return
+	}
+	t.root.entries = append(t.root.entries, &snapshot.DirEntry{
+		Name: name, Type: snapshot.EntryTypeFile, Permissions: 0o600, FileSize: size, ObjectID: id, ModTime: t.root.entry.ModTime,
+	})
+}
+
+// streamWriter takes the entries from a stream.
+type streamWriter struct {
+	*treeWriter
+	dec    *volume.Decoder
+	device bool
+	queue  chan smallFile
 }
 
 // folder is a directory whose files are under way. It is stored once it has
@@ -112,63 +171,62 @@ type smallFile struct {
 	stored chan struct{}
 }
 
-func (t *treeWriter) run() error {
+func (t *streamWriter) run() error {
 	for {
 		if err := context.Cause(t.ctx); err != nil {
 			return err
 		}
 		e, err := t.dec.Next()
 		if err == io.EOF {
-			break
+			return t.finish(t.dec.Issues())
 		}
 		if err != nil {
 			return err
-		}
-		for len(t.open) > e.Depth() {
-			t.leave()
 		}
 		if err := t.entry(e); err != nil {
 			return fmt.Errorf("%s: %w", volume.Escape(e.Path), err)
 		}
 	}
-	for len(t.open) > 1 {
-		t.leave()
+}
+
+func (t *streamWriter) entry(e *volume.Entry) error {
+	t.climb(e)
+	if e.Type != volume.File {
+		return t.other(e)
 	}
-	id, size, err := t.attributes.finish(t.dec.Issues())
+	de := kopiaEntry(e)
+	f := t.open[len(t.open)-1]
+	l := &linkedFile{entry: de}
+	if e.Linked {
+		l.stored = make(chan struct{})
+		t.linked[e.Path] = l
+	}
+	f.entries = append(f.entries, de)
+	f.pending.Add(1)
+	holes, err := t.file(f, e, de, l.stored)
 	if err != nil {
 		return err
 	}
-	if id != object.EmptyID {
-		t.root.entries = append(t.root.entries, &snapshot.DirEntry{
-			Name: attributesName, Type: snapshot.EntryTypeFile, Permissions: 0o600, FileSize: size, ObjectID: id, ModTime: t.root.entry.ModTime,
-		})
-	}
-	t.leave()
-	return nil
+	return t.note(e, de, holes)
 }
 
-func (t *treeWriter) entry(e *volume.Entry) error {
+// climb leaves the folders that e is not in.
+func (t *treeWriter) climb(e *volume.Entry) {
+	for len(t.open) > e.Depth() {
+		t.leave()
+	}
+}
+
+// other takes an entry that is no regular file.
+func (t *treeWriter) other(e *volume.Entry) error {
 	de := kopiaEntry(e)
 	if e.Type == volume.Dir {
 		return t.enter(e, de)
 	}
 	f := t.open[len(t.open)-1]
-	var holes []volume.Extent
 	switch e.Type {
-	case volume.File:
-		l := &linkedFile{entry: de}
-		if e.Linked {
-			l.stored = make(chan struct{})
-			t.linked[e.Path] = l
-		}
-		f.entries = append(f.entries, de)
-		f.pending.Add(1)
-		var err error
-		if holes, err = t.file(f, e, de, l.stored); err != nil {
-			return err
-		}
 	case volume.Symlink:
-		id, err := t.object("link", []byte(e.Link))
+		id, err := t.store.object("link", []byte(e.Link))
 		if err != nil {
 			return err
 		}
@@ -200,10 +258,15 @@ func (t *treeWriter) entry(e *volume.Entry) error {
 			t.linked[e.Path] = &linkedFile{}
 		}
 	}
-	if !kopiaKeeps(e, de) || len(holes) > 0 {
-		return t.attributes.add(attributes{entry: e, holes: holes})
+	return t.note(e, de, nil)
+}
+
+// note keeps what kopia does not.
+func (t *treeWriter) note(e *volume.Entry, de *snapshot.DirEntry, holes []volume.Extent) error {
+	if kopiaKeeps(e, de) && len(holes) == 0 {
+		return nil
 	}
-	return nil
+	return t.attributes.add(attributes{entry: e, holes: holes})
 }
 
 // kopiaKeeps says that all there is to say about e is in the kopia entry.
@@ -264,30 +327,37 @@ func (t *treeWriter) enter(e *volume.Entry, de *snapshot.DirEntry) error {
 		t.root = f
 	}
 	t.open = append(t.open, f)
-	if !kopiaKeeps(e, de) {
-		return t.attributes.add(attributes{entry: e})
-	}
-	return nil
+	return t.note(e, de, nil)
 }
 
 func (t *treeWriter) leave() {
 	f := t.open[len(t.open)-1]
 	t.open = t.open[:len(t.open)-1]
-	t.done(f)
+	if f.pending.Add(-1) == 0 {
+		t.folders.Go(func() { t.stored(f) })
+	}
 }
 
 // done counts one entry of a folder as stored, and stores the folder after
-// the last one, and then the folder above in the same way.
+// the last one.
 func (t *treeWriter) done(f *folder) {
-	for f != nil && f.pending.Add(-1) == 0 {
-		if context.Cause(t.ctx) != nil {
-			return
-		}
-		if err := t.storeFolder(f); err != nil {
-			t.cancel(fmt.Errorf("directory %s: %w", volume.Escape(f.path), err))
-			return
-		}
-		f = f.parent
+	if f.pending.Add(-1) == 0 {
+		t.stored(f)
+	}
+}
+
+// stored stores a folder in which all is stored, and then the folder above in
+// the same way.
+func (t *treeWriter) stored(f *folder) {
+	if context.Cause(t.ctx) != nil {
+		return
+	}
+	if err := t.storeFolder(f); err != nil {
+		t.cancel(fmt.Errorf("directory %s: %w", volume.Escape(f.path), err))
+		return
+	}
+	if f.parent != nil {
+		t.done(f.parent)
 	}
 }
 
@@ -305,16 +375,20 @@ func (t *treeWriter) storeFolder(f *folder) error {
 		}
 		return strings.Compare(a.Name, b.Name)
 	})
-	stored, err := writeDirectory(t.ctx, t.w, func(yield func(*snapshot.DirEntry) error) error {
-		for i, e := range f.entries {
-			if i > 0 && f.entries[i-1].Name == e.Name {
-				return fmt.Errorf("%s is in it twice", volume.Escape(trueName(e.Name)))
+	var stored *snapshot.DirEntry
+	err := t.store.relay.use(func(w repo.RepositoryWriter) (err error) {
+		stored, err = writeDirectory(t.ctx, w, func(yield func(*snapshot.DirEntry) error) error {
+			for i, e := range f.entries {
+				if i > 0 && f.entries[i-1].Name == e.Name {
+					return fmt.Errorf("%s is in it twice", volume.Escape(trueName(e.Name)))
+				}
+				if err := yield(e); err != nil {
+					return err
+				}
 			}
-			if err := yield(e); err != nil {
-				return err
-			}
-		}
-		return nil
+			return nil
+		})
+		return err
 	})
 	if err != nil {
 		return err
@@ -324,21 +398,11 @@ func (t *treeWriter) storeFolder(f *folder) error {
 	return nil
 }
 
-// object stores a few bytes.
-func (t *treeWriter) object(description string, b []byte) (object.ID, error) {
-	out := t.w.NewObjectWriter(t.ctx, object.WriterOptions{Description: description, Compressor: compressor, MetadataCompressor: compressor})
-	defer out.Close()
-	if _, err := out.Write(b); err != nil {
-		return object.EmptyID, err
-	}
-	return out.Result()
-}
-
-func (t *treeWriter) small(f smallFile) {
+func (t *streamWriter) small(f smallFile) {
 	if context.Cause(t.ctx) != nil {
 		return
 	}
-	id, err := t.object("file", f.data)
+	id, err := t.store.object("file", f.data)
 	if err != nil {
 		t.cancel(fmt.Errorf("%s/%s: %w", volume.Escape(f.folder.path), volume.Escape(trueName(f.entry.Name)), err))
 		return
@@ -352,10 +416,10 @@ func (t *treeWriter) small(f smallFile) {
 
 // file reads the content of one file and returns its holes. A small file is
 // handed on, so its entry is not complete yet when file returns.
-func (t *treeWriter) file(f *folder, e *volume.Entry, de *snapshot.DirEntry, stored chan struct{}) ([]volume.Extent, error) {
+func (t *streamWriter) file(f *folder, e *volume.Entry, de *snapshot.DirEntry, stored chan struct{}) ([]volume.Extent, error) {
 	data := make([]byte, 0, min(max(e.Size, 0), treeSmallFile))
-	var holes []volume.Extent
-	var large *extents
+	var holes holeList
+	var large *pieces
 	var at int64
 	for {
 		run, err := t.dec.Run()
@@ -367,20 +431,17 @@ func (t *treeWriter) file(f *folder, e *volume.Entry, de *snapshot.DirEntry, sto
 		}
 		length := run.Hole + int64(len(run.Data))
 		if large == nil && at+length > treeSmallFile {
-			large = &extents{t: t}
+			large = t.store.pieces(t.cutter(e))
+			defer large.pending.Wait()
 			if err := large.data(data); err != nil {
 				return nil, err
 			}
 		}
 		switch {
 		case run.Hole > 0:
-			if n := len(holes); n > 0 && holes[n-1].Offset+holes[n-1].Length == at {
-				holes[n-1].Length += run.Hole
-			} else if n < maxHoles || run.Hole >= largeHole && n < 2*maxHoles {
-				holes = append(holes, volume.Extent{Offset: at, Length: run.Hole})
-			}
+			holes.add(at, run.Hole)
 			if large != nil {
-				err = large.hole(run.Hole)
+				err = large.Hole(run.Hole)
 			} else {
 				data = append(data, make([]byte, run.Hole)...)
 			}
@@ -397,7 +458,7 @@ func (t *treeWriter) file(f *folder, e *volume.Entry, de *snapshot.DirEntry, sto
 	if large == nil {
 		select {
 		case t.queue <- smallFile{folder: f, entry: de, data: data, stored: stored}:
-			return holes, nil
+			return holes.list, nil
 		case <-t.ctx.Done():
 			return nil, context.Cause(t.ctx)
 		}
@@ -411,5 +472,24 @@ func (t *treeWriter) file(f *folder, e *volume.Entry, de *snapshot.DirEntry, sto
 		close(stored)
 	}
 	t.done(f)
-	return holes, nil
+	return holes.list, nil
+}
+
+// holeList is the holes of one file, in order.
+type holeList struct{ list []volume.Extent }
+
+func (l *holeList) add(at, length int64) {
+	n := len(l.list)
+	if n > 0 && l.list[n-1].Offset+l.list[n-1].Length == at {
+		l.list[n-1].Length += length
+	} else if n < maxHoles || length >= largeHole && n < 2*maxHoles {
+		l.list = append(l.list, volume.Extent{Offset: at, Length: length})
+	}
+}
+
+func (t *streamWriter) cutter(e *volume.Entry) cutter {
+	if t.device {
+		return &blocks{length: blockLength(e.Size)}
+	}
+	return &gear{}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/blob"
 	"github.com/kopia/kopia/repo/content"
 	kopia "github.com/kopia/kopia/repo/object"
@@ -191,18 +192,11 @@ func (r *Repository) check(ctx context.Context, rec Record) error {
 	}
 	ends := map[blob.ID]int64{} // for each pack, the last byte that is needed
 	count := func(path string, id kopia.ID) error {
-		contents, err := r.rep.VerifyObject(ctx, id)
+		contents, err := present(ctx, r.rep, id)
 		if err != nil {
 			return fmt.Errorf("%q: %w", path, err)
 		}
-		for _, c := range contents {
-			info, err := r.rep.ContentReader().ContentInfo(ctx, c)
-			if err != nil {
-				return fmt.Errorf("%q: %w", path, err)
-			}
-			if info.Deleted {
-				return fmt.Errorf("%q: %w", path, content.ErrContentNotFound)
-			}
+		for _, info := range contents {
 			ends[info.PackBlobID] = max(ends[info.PackBlobID], int64(info.PackOffset)+int64(info.PackedLength))
 		}
 		return nil
@@ -244,4 +238,34 @@ func (r *Repository) check(ctx context.Context, rec Record) error {
 		})
 	}
 	return group.Wait()
+}
+
+// present looks an object up in the indexes: all of its contents, by content.
+func present(ctx context.Context, r repo.Repository, id kopia.ID) ([]content.Info, error) {
+	ids, err := r.VerifyObject(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	infos := make([]content.Info, 0, len(ids))
+	for _, c := range ids {
+		info, err := r.ContentInfo(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		if info.Deleted {
+			return nil, fmt.Errorf("%s: %w", c, content.ErrContentNotFound)
+		}
+		infos = append(infos, info)
+	}
+	return infos, nil
+}
+
+// stillThere says that an object that another backup stored can be used.
+func stillThere(ctx context.Context, r repo.Repository, id kopia.ID) bool {
+	if c, _, ok := id.ContentID(); ok {
+		info, err := r.ContentInfo(ctx, c)
+		return err == nil && !info.Deleted
+	}
+	_, err := present(ctx, r, id)
+	return err == nil
 }

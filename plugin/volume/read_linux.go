@@ -30,6 +30,27 @@ const (
 // directories is opened, and what is mounted below root is left out with an
 // issue that names it.
 func ReadTree(ctx context.Context, root string, enc *Encoder) error {
+	s := sender{ctx: ctx, enc: enc, first: map[fileID]*linked{}}
+	err := scan(ctx, root, scanning{
+		workers: max(2, min(runtime.GOMAXPROCS(0), 8)), ahead: readAhead, work: (*walker).prefetch, each: s.send,
+	})
+	if err != nil {
+		return err
+	}
+	return enc.Close()
+}
+
+// scanning says what becomes of the entries of a tree. found sees each in
+// order and before all else, from the goroutine that walks; work sees all but
+// directories, from several goroutines; each sees each in order, after work.
+type scanning struct {
+	workers, ahead int
+	found          func(*job) // optional
+	work           func(*walker, *job)
+	each           func(*job) error
+}
+
+func scan(ctx context.Context, root string, o scanning) error {
 	// The root may be reached through links: it is what the caller named.
 	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -43,13 +64,13 @@ func ReadTree(ctx context.Context, root string, enc *Encoder) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w := &walker{
-		ctx: ctx, dev: st.dev(), ordered: make(chan *job, readAhead), work: make(chan *job, readAhead),
+		ctx: ctx, dev: st.dev(), found: o.found, ordered: make(chan *job, o.ahead), work: make(chan *job, o.ahead),
 	}
 	var workers sync.WaitGroup
-	for range max(2, min(runtime.GOMAXPROCS(0), 8)) {
+	for range o.workers {
 		workers.Go(func() {
 			for j := range w.work {
-				w.prefetch(j)
+				o.work(w, j)
 				close(j.done)
 			}
 		})
@@ -60,14 +81,13 @@ func ReadTree(ctx context.Context, root string, enc *Encoder) error {
 		defer close(w.work)
 		walkErr = w.walk(fd, &st)
 	})
-	s := sender{ctx: ctx, w: w, enc: enc, first: map[fileID]*linked{}}
 	var sendErr error
 	for j := range w.ordered {
 		if j.done != nil {
 			<-j.done
 		}
 		if sendErr == nil {
-			if sendErr = s.send(j); sendErr != nil {
+			if sendErr = o.each(j); sendErr != nil {
 				cancel()
 			}
 		}
@@ -80,7 +100,7 @@ func ReadTree(ctx context.Context, root string, enc *Encoder) error {
 		}
 		return err
 	}
-	return enc.Close()
+	return nil
 }
 
 // job is one entry on its way from the walk to the stream.
@@ -100,6 +120,7 @@ type job struct {
 	what     string
 	issues   []Issue
 	vanished bool
+	item     *Item // what Scan makes of it
 }
 
 func (j *job) issue(k Kind, what string) {
@@ -127,6 +148,7 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, smallFile); return &
 type walker struct {
 	ctx     context.Context
 	dev     uint64
+	found   func(*job)
 	ordered chan *job
 	work    chan *job
 	noatime atomic.Int32 // 1 once the system refused O_NOATIME
@@ -219,6 +241,9 @@ func (w *walker) child(dir *directory, l *level, name string) (*entered, int, er
 		return nil, -1, w.emit(j)
 	}
 	if !j.st.isDir() {
+		if w.found != nil {
+			w.found(j)
+		}
 		j.done = make(chan struct{})
 		select {
 		case w.work <- j:
@@ -269,6 +294,9 @@ func (w *walker) directory(j *job, fd int) ([]string, error) {
 		return nil, err
 	}
 	slices.Sort(names)
+	if w.found != nil {
+		w.found(j)
+	}
 	j.entry = j.st.entry(j.path)
 	if j.entry.Xattrs, err = xattrsFD(fd); err != nil {
 		j.issue(Unreadable, err.Error())
@@ -302,7 +330,7 @@ func (w *walker) prefetch(j *job) {
 	var err error
 	switch e.Type {
 	case File:
-		w.open(j)
+		w.small(j)
 		return
 	case Symlink:
 		if e.Link, err = readLink(j.dir.fd, j.name); err != nil {
@@ -324,9 +352,9 @@ func (w *walker) gone(j *job, err error) {
 	}
 }
 
-// open opens a regular file, takes its attributes from what was opened, and
-// reads it if it is small.
-func (w *walker) open(j *job) {
+// open opens a regular file and takes its attributes from what was opened. It
+// says whether that went well; what went wrong is an issue.
+func (w *walker) open(j *job) bool {
 	// O_NONBLOCK: what was a file a moment ago may have become a named pipe.
 	flags := unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
 	fd, err := -1, error(unix.EPERM)
@@ -340,7 +368,7 @@ func (w *walker) open(j *job) {
 	}
 	if err != nil {
 		w.gone(j, err)
-		return
+		return false
 	}
 	st, err := statFD(fd)
 	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
@@ -349,27 +377,34 @@ func (w *walker) open(j *job) {
 	if err != nil {
 		unix.Close(fd)
 		j.issue(Unreadable, err.Error())
-		return
+		return false
 	}
 	j.fd, j.st = fd, st
 	j.entry = st.entry(j.path)
 	if j.entry.Xattrs, err = xattrsFD(fd); err != nil {
 		j.issue(Unreadable, err.Error())
 	}
-	// Fewer blocks than bytes means holes: those are left to the sender, and
-	// so are large files.
-	if st.Size > smallFile || st.Blocks*512 < st.Size {
+	return true
+}
+
+// sparse says that a file has fewer blocks than bytes, which means holes.
+func (s *stat) sparse() bool { return s.Blocks*512 < s.Size }
+
+// small opens a file, and reads it if it is small and without holes. Other
+// files are left to the sender.
+func (w *walker) small(j *job) {
+	if !w.open(j) || j.st.Size > smallFile || j.st.sparse() {
 		return
 	}
-	if st.Size > pooled {
+	if j.st.Size > pooled {
 		j.buf = buffers.Get().(*[]byte)
-		j.data = (*j.buf)[:st.Size]
+		j.data = (*j.buf)[:j.st.Size]
 	} else {
-		j.data = make([]byte, st.Size)
+		j.data = make([]byte, j.st.Size)
 	}
-	n, err := readFull(fd, j.data, 0)
+	n, err := readFull(j.fd, j.data, 0)
 	j.data, j.whole = j.data[:n], true
-	j.end, j.what = verdict(fd, &st, int64(n), err)
+	j.end, j.what = verdict(j.fd, &j.st, int64(n), err)
 }
 
 func openAt(dir int, name string, flags int) (fd int, err error) {

@@ -9,7 +9,6 @@ import (
 // sender writes the jobs to the stream, in order.
 type sender struct {
 	ctx context.Context
-	w   *walker
 	enc *Encoder
 	// first holds the files with several names of which some are still to
 	// come: memory is bounded by those.

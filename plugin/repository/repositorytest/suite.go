@@ -171,7 +171,7 @@ func Stream(t testing.TB, cut bool) *volume.Decoder {
 func RequireStream(t testing.TB, r *repository.Repository, rec repository.Record, snapshot string) {
 	t.Helper()
 	var out bytes.Buffer
-	require.NoError(t, r.ReadVolume(t.Context(), rec, snapshot, volume.NewEncoder(&out)))
+	require.NoError(t, r.ReadVolume(t.Context(), rec, snapshot, "", volume.NewEncoder(&out)))
 	d := volume.NewDecoder(&out)
 	got := map[string]string{}
 	for {

@@ -1,0 +1,22 @@
+//go:build !linux
+
+package repository
+
+import (
+	"context"
+	"errors"
+
+	"github.com/kopia/kopia/repo"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/volume"
+)
+
+var errLinuxOnly = errors.New("volumes are read and written on Linux only; hint: run it in a pod or on a Linux machine")
+
+func captureFolder(context.Context, context.CancelCauseFunc, repo.Repository, *relay, string, CaptureOptions) (captured, error) {
+	return captured{}, errLinuxOnly
+}
+
+func (r *Repository) restoreFolder(context.Context, VolumePart, string, RestoreOptions) (volume.Report, error) {
+	return volume.Report{}, errLinuxOnly
+}

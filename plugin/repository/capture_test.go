@@ -1,0 +1,173 @@
+//go:build linux
+
+package repository_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
+	"github.com/kubectl-backup/kubectl-backup/plugin/repository/repositorytest"
+	"github.com/kubectl-backup/kubectl-backup/plugin/volume"
+	"github.com/kubectl-backup/kubectl-backup/plugin/volume/volumetest"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+// captured stores a folder as a mover does.
+func captured(t testing.TB, r *repository.Repository, root string, o repository.CaptureOptions) (repository.VolumeResult, repository.VolumePart) {
+	t.Helper()
+	result, part, err := r.CaptureFolder(t.Context(), root, o)
+	require.NoError(t, err)
+	// Both go from one process to another in a message of 4096 bytes.
+	b, err := json.Marshal(struct {
+		repository.VolumeResult
+		Part repository.VolumePart
+	}{result, part})
+	require.NoError(t, err)
+	require.Less(t, len(b), 4096)
+	var back struct{ Part repository.VolumePart }
+	require.NoError(t, json.Unmarshal(b, &back))
+	require.Equal(t, part, back.Part)
+	return result, back.Part
+}
+
+// settled is a moment at which nothing was written to any more.
+func settled() time.Time { return time.Now().Add(time.Minute) }
+
+func TestFolderComesBackInEveryAttribute(t *testing.T) {
+	m := initialized(t, &repositorytest.Memory{})
+	r := repositorytest.Open(t, at(m), repository.OpenOptions{})
+	for _, tree := range volumetest.Trees {
+		t.Run(tree.Name, func(t *testing.T) {
+			src, dst := t.TempDir(), t.TempDir()
+			tree.Build(t, src)
+			result, part := captured(t, r, src, repository.CaptureOptions{CutAt: settled()})
+			require.Empty(t, result.Issues)
+			restored, err := r.RestoreFolder(t.Context(), part, dst, repository.RestoreOptions{})
+			require.NoError(t, err)
+			require.Empty(t, restored.Issues)
+			require.Equal(t, result.Files+1, restored.Files)
+			require.Equal(t, result.Bytes, restored.Bytes)
+			requireSameTree(t, src, dst)
+
+			// It is what a stream of the same folder is, but for the known files.
+			streamed := writeStream(t, r, src)
+			require.Equal(t, streamed.Files, result.Files)
+			require.Equal(t, streamed.Bytes, result.Bytes)
+
+			// Nothing of what is known is read again, and it is the same tree.
+			again, same := captured(t, r, src, repository.CaptureOptions{Previous: &part, CutAt: settled()})
+			require.Zero(t, again.Read)
+			require.Equal(t, part, same)
+			require.Less(t, again.Stored, int64(4096))
+		})
+	}
+}
+
+func writeStream(t testing.TB, r *repository.Repository, root string) repository.VolumeResult {
+	t.Helper()
+	s, err := r.NewSession(t.Context())
+	require.NoError(t, err)
+	defer s.Abort(t.Context())
+	pr, pw, err := os.Pipe()
+	require.NoError(t, err)
+	defer pr.Close()
+	go func() {
+		defer pw.Close()
+		_ = volume.ReadTree(t.Context(), root, volume.NewEncoder(pw))
+	}()
+	result, err := s.WriteVolume(t.Context(), repositorytest.Claim("shop", "data"), volume.NewDecoder(pr))
+	require.NoError(t, err)
+	return result
+}
+
+// TestOnlyWhatChangedIsRead changes files in every way that a file system has.
+func TestOnlyWhatChangedIsRead(t *testing.T) {
+	m := initialized(t, &repositorytest.Memory{})
+	r := repositorytest.Open(t, at(m), repository.OpenOptions{})
+	src := t.TempDir()
+	for i := range 20 {
+		volumetest.Write(t, fmt.Sprintf("%s/%d/f", src, i), strings.Repeat(fmt.Sprint(i), 1000))
+	}
+	volumetest.Write(t, src+"/large", strings.Repeat("large", 1<<18))
+	_, part := captured(t, r, src, repository.CaptureOptions{CutAt: settled()})
+
+	stamp := func(name string) time.Time {
+		info, err := os.Stat(src + "/" + name)
+		require.NoError(t, err)
+		return info.ModTime()
+	}
+	// The same length and the same time of change: only the inode's own time
+	// tells.
+	old := stamp("1/f")
+	require.NoError(t, os.WriteFile(src+"/1/f", []byte(strings.Repeat("x", 1000)), 0o644))
+	require.NoError(t, os.Chtimes(src+"/1/f", old, old))
+	// Another file in its place.
+	volumetest.Write(t, src+"/2/g", strings.Repeat("y", 1000))
+	require.NoError(t, os.Chtimes(src+"/2/g", stamp("2/f"), stamp("2/f")))
+	require.NoError(t, os.Rename(src+"/2/g", src+"/2/f"))
+	// Moved: a name that was not there is not known.
+	require.NoError(t, os.Rename(src+"/3/f", src+"/3/h"))
+	require.NoError(t, os.Chmod(src+"/4/f", 0o600))
+	require.NoError(t, os.RemoveAll(src+"/5"))
+	require.NoError(t, os.Truncate(src+"/6/f", 10))
+	volumetest.Write(t, src+"/new", "new")
+	result, next := captured(t, r, src, repository.CaptureOptions{Previous: &part, CutAt: settled()})
+	require.Equal(t, int64(4*1000+10+3), result.Read)
+	dst := t.TempDir()
+	_, err := r.RestoreFolder(t.Context(), next, dst, repository.RestoreOptions{})
+	require.NoError(t, err)
+	requireSameTree(t, src, dst)
+
+	// What was written to just before the cut is read once more: it may have
+	// been written to twice in one tick of the clock.
+	_, hasty := captured(t, r, src, repository.CaptureOptions{Previous: &next, CutAt: stamp("new").Add(time.Second)})
+	result, _ = captured(t, r, src, repository.CaptureOptions{Previous: &hasty, CutAt: settled()})
+	require.GreaterOrEqual(t, result.Read, int64(3))
+}
+
+// TestWhatAnotherProcessStored is a mover and the run that started it.
+func TestWhatAnotherProcessStored(t *testing.T) {
+	m := initialized(t, &repositorytest.Memory{ListDelay: 300 * time.Millisecond})
+	src := t.TempDir()
+	volumetest.Write(t, src+"/a/file", "of a volume")
+	r := repositorytest.Open(t, at(m), repository.OpenOptions{})
+	s, err := r.NewSession(t.Context())
+	require.NoError(t, err)
+
+	mover := repositorytest.Open(t, at(m), repository.OpenOptions{})
+	line := repositorytest.Claim("shop", "data")
+	result, part := captured(t, mover, src, repository.CaptureOptions{Line: line})
+
+	require.NoError(t, s.AddVolume(t.Context(), line, part))
+	line.Snapshot, line.Outcome = result.Snapshot, v1alpha1.OutcomeSaved
+	id, err := s.Commit(t.Context(), repository.Record{Cluster: v1alpha1.Cluster{UID: "c"}, Document: repositorytest.Report(nil, line)})
+	require.NoError(t, err)
+
+	reader := repositorytest.Open(t, at(m), repository.OpenOptions{ReadOnly: true})
+	rec, err := reader.Record(t.Context(), id)
+	require.NoError(t, err)
+	require.Len(t, rec.Volumes, 1)
+	failed, err := repositorytest.Verify(t, reader, rec)
+	require.NoError(t, err)
+	require.Empty(t, failed)
+	require.NoError(t, reader.Check(t.Context(), rec))
+	dst := t.TempDir()
+	_, err = reader.RestoreFolder(t.Context(), rec.Volumes[0], dst, repository.RestoreOptions{})
+	require.NoError(t, err)
+	requireSameTree(t, src, dst)
+
+	// What no mover stored is refused.
+	s, err = r.NewSession(t.Context())
+	require.NoError(t, err)
+	defer s.Abort(t.Context())
+	lost := part
+	lost.Snapshot = "k0123456789abcdef0123456789abcdef"
+	require.Error(t, s.AddVolume(t.Context(), line, lost))
+}
