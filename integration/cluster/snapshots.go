@@ -217,7 +217,10 @@ func buildSidecars(ctx context.Context, root string, log io.Writer) error {
 		return nil
 	}
 	fmt.Fprintf(log, "building %s (the first time some minutes on two cores)\n", strings.Join(missing, ", "))
-	_, err := goCommand(ctx, filepath.Join(root, sidecarModule), "build", "-ldflags", "-s -w", "-o", bin+string(filepath.Separator), "tool")
+	_, err := goCommand(ctx, filepath.Join(root, sidecarModule), "build", "-ldflags", "-s -w", "-o", bin+string(filepath.Separator),
+		"github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner",
+		"github.com/kubernetes-csi/external-snapshotter/v8/cmd/csi-snapshotter",
+		"github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller")
 	return err
 }
 

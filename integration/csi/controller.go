@@ -112,7 +112,7 @@ func (d *driver) make(v volume, content string, grow bool) error {
 		}
 		// The kernel knows a hole from a zero, so nothing has to be
 		// written now or by the kernel later.
-		if err := run("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", image); err != nil {
+		if err := run("mkfs.ext4", "-q", "-F", "-m", "0", "-b", strconv.Itoa(sectorSize), "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", image); err != nil {
 			return err
 		}
 	}

@@ -134,10 +134,12 @@ func listen(socket string) (net.Listener, error) {
 func logCalls(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	started := time.Now()
 	response, err := handler(ctx, request)
+	what := fmt.Sprint(request)
+	what = what[:min(len(what), 1000)]
 	if err != nil {
-		slog.Error(info.FullMethod, "request", request, "error", err)
+		slog.Error(info.FullMethod, "request", what, "error", err)
 	} else {
-		slog.Info(info.FullMethod, "request", request, "took", time.Since(started))
+		slog.Info(info.FullMethod, "request", what, "took", time.Since(started))
 	}
 	return response, err
 }

@@ -2,6 +2,7 @@ package csi
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -82,7 +83,7 @@ func (d *driver) cut(ctx context.Context, id, name string, volumes []string) (gr
 		if err != nil {
 			return g, err
 		}
-		if point := mounts.of(device); point != "" {
+		if point := mounts.of(device); device != "" && point != "" {
 			points = append(points, point)
 		}
 	}
@@ -90,6 +91,7 @@ func (d *driver) cut(ctx context.Context, id, name string, volumes []string) (gr
 	if err != nil {
 		return g, err
 	}
+	frozen := time.Now()
 	for _, s := range snapshots {
 		if err = reflink(d.pool.image(kindVolume, s.Volume), d.pool.image(kindSnapshot, s.ID)); err != nil {
 			break
@@ -102,6 +104,7 @@ func (d *driver) cut(ctx context.Context, id, name string, volumes []string) (gr
 	if err != nil {
 		return g, err
 	}
+	slog.Info("cut", "group", id, "volumes", len(volumes), "frozen", time.Since(frozen))
 	for _, s := range snapshots {
 		s.At = g.At
 		if err := d.pool.write(kindSnapshot, s.ID, s); err != nil {

@@ -11,6 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// sectorSize is the one of all volumes. Files that share blocks cannot be
+// written in smaller pieces without the page cache, and a volume's sectors must
+// not depend on where its content comes from.
+const sectorSize = 4096
+
 // attach makes a file a block device, /dev/loopN, which is the name of the
 // opened file that is returned. With LO_FLAGS_AUTOCLEAR it lasts until nobody
 // has it open or mounted.
@@ -35,7 +40,8 @@ func attach(file string, flags uint32) (device *os.File, err error) {
 		if err != nil {
 			return nil, err
 		}
-		config := &unix.LoopConfig{Fd: uint32(backing.Fd()), Info: unix.LoopInfo64{Flags: flags}}
+		// Size is the sectors', whatever its name.
+		config := &unix.LoopConfig{Fd: uint32(backing.Fd()), Size: sectorSize, Info: unix.LoopInfo64{Flags: flags}}
 		copy(config.Info.File_name[:len(config.Info.File_name)-1], file)
 		err = unix.IoctlLoopConfigure(int(device.Fd()), config)
 		if err == nil {
@@ -158,6 +164,18 @@ func (t mountTable) at(path string) (mountPoint, bool) {
 		}
 	}
 	return mountPoint{}, false
+}
+
+// besides returns a place other than the given one where a device is shown, its
+// filesystem or itself, or "".
+func (t mountTable) besides(device, point string) string {
+	for _, m := range t {
+		itself := m.kind == "devtmpfs" && m.root == "/"+filepath.Base(device)
+		if (m.source == device || itself) && m.point != point {
+			return m.point
+		}
+	}
+	return ""
 }
 
 // of returns a place where a device's filesystem is mounted as a whole, or "".

@@ -189,6 +189,15 @@ func (d *driver) publish(v volume, r *spec.NodePublishVolumeRequest) error {
 			return err
 		}
 	}
+	if r.VolumeCapability.AccessMode.Mode == spec.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER {
+		device, err := deviceOf(d.pool.image(kindVolume, v.ID))
+		if err != nil {
+			return err
+		}
+		if other := mounts.besides(device, r.StagingTargetPath); other != "" {
+			return status.Errorf(codes.FailedPrecondition, "volume %s is for one pod, and is in use at %s", v.ID, other)
+		}
+	}
 	if err := unix.Mount(source, r.TargetPath, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s to %s: %w", source, r.TargetPath, err)
 	}

@@ -98,7 +98,7 @@ func (p *pool) mount(image string) error {
 		if err := makeSparse(fresh, poolSize); err != nil {
 			return err
 		}
-		if err := run("mkfs.xfs", "-q", "-f", "-K", "-m", "reflink=1", fresh); err != nil {
+		if err := run("mkfs.xfs", "-q", "-f", "-K", "-s", "size=4096", "-m", "reflink=1", fresh); err != nil {
 			return err
 		}
 		if err := os.Rename(fresh, image); err != nil {
