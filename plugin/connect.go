@@ -1,9 +1,13 @@
 package plugin
 
 import (
+	"errors"
+
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/plugin/remote"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
 // cluster connects to the cluster that the kubeconfig flags name.
@@ -48,4 +52,16 @@ func (e *env) namespace() string {
 		return ""
 	}
 	return *e.kube.Namespace
+}
+
+// checkRemote looks at a remote without opening it.
+func checkRemote(r *v1alpha1.BackupRemote) error { return placed(remote.Check(r.Spec), r) }
+
+// placed gives an error over a field of a remote the place where that stands.
+func placed(err error, r *v1alpha1.BackupRemote) error {
+	var fault *v1alpha1.FieldError
+	if errors.As(err, &fault) && fault.Position == (v1alpha1.Position{}) {
+		fault.Position = r.At(fault.Path)
+	}
+	return err
 }

@@ -167,11 +167,7 @@ func (o *specFlags) openStorage(ctx context.Context, s *spec, c *kube.Cluster) (
 	}
 	s.conf = conf
 	storage, err := remote.Open(ctx, s.remote.Spec, conf)
-	var fault *v1alpha1.FieldError
-	if errors.As(err, &fault) && fault.Position == (v1alpha1.Position{}) {
-		fault.Position = s.remote.At(fault.Path)
-	}
-	return storage, err
+	return storage, placed(err, s.remote)
 }
 
 // openRepository opens the remote and the repository in it.

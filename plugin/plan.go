@@ -69,6 +69,9 @@ func computePlan(ctx context.Context, e *env, flags *specFlags, image string) (*
 	if err != nil {
 		return nil, err
 	}
+	if err := checkRemote(s.remote); err != nil {
+		return nil, err
+	}
 	request, err := planRequest(e, s, moverImage(image, s.policy))
 	if err != nil {
 		return nil, err

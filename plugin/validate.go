@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/kubectl-backup/kubectl-backup/plugin/plan"
 	"github.com/kubectl-backup/kubectl-backup/plugin/selector"
 	"github.com/kubectl-backup/kubectl-backup/plugin/source"
 )
@@ -35,7 +37,8 @@ func newValidate(e *env) *cobra.Command {
 	return c
 }
 
-// Run decodes every document and compiles every expression.
+// Run decodes every document, compiles every expression and looks up every
+// name.
 func (o *validateOptions) Run(ctx context.Context) error {
 	loaded, err := source.Load(ctx, source.Request{Files: o.spec.files, Kustomize: o.spec.kustomize, Stdin: o.env.In})
 	if err != nil {
@@ -44,18 +47,20 @@ func (o *validateOptions) Run(ctx context.Context) error {
 	d := loaded.Documents
 	var errs []error
 	for _, p := range d.Policies {
-		if _, err := selector.Compile(p); err != nil {
-			errs = append(errs, err)
-		}
-		if p.Spec.Remote.Name != "" {
-			if _, _, err := d.Resolve(p.Name); err != nil {
-				errs = append(errs, err)
-			}
-		}
+		_, uncompiled := selector.Compile(p)
+		_, unknown := plan.Recipes(p, d.Recipes)
+		_, missing := d.RemoteOf(p)
+		errs = append(errs, uncompiled, unknown, missing)
+	}
+	for _, r := range d.Remotes {
+		errs = append(errs, checkRemote(r))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	fmt.Fprintf(o.env.Out, "%d policies and %d remotes are valid\n", len(d.Policies), len(d.Remotes))
+	fmt.Fprintf(o.env.Out, "%s are valid\n", strings.Join([]string{
+		fmt.Sprintf("%d policies", len(d.Policies)), fmt.Sprintf("%d remotes", len(d.Remotes)), fmt.Sprintf("%d recipes", len(d.Recipes)),
+		fmt.Sprintf("%d rewrite sets", len(d.Rewrites)),
+	}, ", "))
 	return nil
 }

@@ -338,7 +338,7 @@ func TestRecipesOfAPolicy(t *testing.T) {
 	for _, c := range []struct{ name, hook, more, want string }{
 		{"misspelt", "{recipe: fsfreez}", "", `f.yaml:6:26: spec.consistency.hooks[0].recipe: no recipe "fsfreez"; did you mean "fsfreeze"?`},
 		{"misspelt own", "{recipe: korall}", own("koral", "", ""), `no recipe "korall"; did you mean "koral"?`},
-		{"of another namespace", "{recipe: koral}", own("koral", "shelf", ""), `no recipe "koral"; known are fsfreeze`},
+		{"of another namespace", "{recipe: koral}", own("koral", "shelf", ""), `no recipe "koral"; known are etcd`},
 		{"parameter", "{recipe: koral, parameters: {DEPHT: '1'}}", own("koral", "", "DEPTH: '2'"), `spec.consistency.hooks[0].parameters.DEPHT: recipe koral has no parameter "DEPHT"; did you mean "DEPTH"?`},
 		{"parameter of a recipe without", "{recipe: koral, parameters: {DEPTH: '1'}}", own("koral", "", ""), `recipe koral has no parameter "DEPTH"; it has none`},
 	} {

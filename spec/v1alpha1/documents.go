@@ -58,13 +58,22 @@ func (d *Documents) duplicates() []*FieldError {
 	return faults
 }
 
-// Resolve is Policy followed by the remotes that the policy names. The remote
-// is nil where the policy names none, since a flag may.
+// Resolve is Policy followed by RemoteOf.
 func (d *Documents) Resolve(policyName string) (*BackupPolicy, *BackupRemote, error) {
 	policy, err := d.Policy(policyName)
 	if err != nil {
 		return nil, nil, err
 	}
+	remote, err := d.RemoteOf(policy)
+	if err != nil {
+		return nil, nil, err
+	}
+	return policy, remote, nil
+}
+
+// RemoteOf is the remote that a policy names, once all that it names are
+// there. It is nil where the policy names none, since a flag may.
+func (d *Documents) RemoteOf(policy *BackupPolicy) (*BackupRemote, error) {
 	var faults []*FieldError
 	find := func(path, name string) *BackupRemote {
 		r, err := d.remote(policy.Namespace, name)
@@ -80,10 +89,7 @@ func (d *Documents) Resolve(policyName string) (*BackupPolicy, *BackupRemote, er
 	for i, c := range policy.Spec.Copies {
 		find(fmt.Sprintf("spec.copies[%d].remote.name", i), c.Remote.Name)
 	}
-	if err := JoinFieldErrors(faults); err != nil {
-		return nil, nil, err
-	}
-	return policy, remote, nil
+	return remote, JoinFieldErrors(faults)
 }
 
 // Policy is the policy of that name, given as name or namespace/name. An empty
