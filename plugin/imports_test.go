@@ -26,6 +26,7 @@ var importTable = map[string][]string{
 		"plugin/freeze", "plugin/graph", "plugin/kube", "plugin/mover", "plugin/object", "plugin/plan", "plugin/repository", "plugin/snapshot",
 		"plugin/volume", "spec/v1alpha1",
 	},
+	"plugin/convert":                   {"plugin/object", "spec/v1alpha1"},
 	"plugin/freeze":                    {"plugin/kube", "spec/recipes", "spec/v1alpha1"},
 	"plugin/graph":                     {"plugin/object", "spec/v1alpha1"},
 	"plugin/kube":                      {"plugin/object", "spec/v1alpha1"},
@@ -36,8 +37,8 @@ var importTable = map[string][]string{
 	"plugin/repository":                {"plugin/object", "plugin/volume", "spec/v1alpha1"},
 	"plugin/repository/repositorytest": {"plugin/object", "plugin/repository", "plugin/volume", "spec/v1alpha1"},
 	"plugin/restore": {
-		"plugin/argocd", "plugin/graph", "plugin/kube", "plugin/mover", "plugin/object", "plugin/plan", "plugin/repository", "plugin/rewrite",
-		"plugin/volume", "spec/v1alpha1",
+		"plugin/argocd", "plugin/convert", "plugin/graph", "plugin/kube", "plugin/mover", "plugin/object", "plugin/plan", "plugin/repository",
+		"plugin/rewrite", "plugin/volume", "spec/v1alpha1",
 	},
 	"plugin/rewrite":           {"plugin/graph", "plugin/object", "plugin/selector", "spec/v1alpha1"},
 	"plugin/selector":          {"plugin/object", "spec/v1alpha1"},

@@ -117,7 +117,7 @@ func (p *Plan) restore(ctx context.Context, i *item, o *object.Object) error {
 	if i.subjects != nil && i.line.Outcome == v1alpha1.OutcomeApply {
 		return p.addSubjects(ctx, i)
 	}
-	d, before, err := p.prepare(i, o)
+	d, before, err := p.prepare(ctx, i, o)
 	if err != nil {
 		return err
 	}
@@ -171,7 +171,7 @@ func (p *Plan) blocked(i *item) string {
 }
 
 func (p *Plan) namespaceItem(name string) *item {
-	for saved, to := range p.request.Namespaces {
+	for saved, to := range p.rules.Namespaces {
 		if to == name {
 			if i := p.bySaved[v1alpha1.Ref{Kind: "Namespace", Name: saved}]; i != nil && !i.spare {
 				return i
@@ -190,8 +190,8 @@ type original struct {
 }
 
 // prepare makes of a saved object the one to be created.
-func (p *Plan) prepare(i *item, o *object.Object) (*rewrite.Draft, original, error) {
-	d, err := rewrite.Decode(o)
+func (p *Plan) prepare(ctx context.Context, i *item, o *object.Object) (*rewrite.Draft, original, error) {
+	d, _, err := p.draft(ctx, i, o)
 	if err != nil {
 		return nil, original{}, err
 	}

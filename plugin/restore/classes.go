@@ -14,7 +14,7 @@ import (
 // checkClasses sees to it that every storage class that the restore asks for
 // is there.
 func (p *Plan) checkClasses(ctx context.Context) error {
-	wanted := len(p.request.StorageClasses) > 0
+	wanted := len(p.rules.StorageClasses) > 0
 	for _, i := range p.items {
 		wanted = wanted || i.line.Outcome == v1alpha1.OutcomeCreate && len(i.classes) > 0
 	}
@@ -51,7 +51,7 @@ func (p *Plan) checkClasses(ctx context.Context) error {
 			have[i.ref.Name] = true
 		}
 	}
-	for from, to := range p.request.StorageClasses {
+	for from, to := range p.rules.StorageClasses {
 		if !have[to] {
 			return fmt.Errorf("storage class %s, which %s is mapped to, is not in the target %s", to, from, hint)
 		}

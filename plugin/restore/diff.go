@@ -72,7 +72,7 @@ const shownFields = 5
 
 // compare compares what would be written with what is there, which may be nil.
 func (p *Plan) compare(ctx context.Context, i *item, saved, live *object.Object) (argocd.Difference, []string, error) {
-	want, err := rewrite.Decode(saved)
+	want, _, err := p.draft(ctx, i, saved)
 	if err != nil {
 		return argocd.Difference{}, nil, err
 	}

@@ -37,12 +37,15 @@ type item struct {
 	volume   string
 	classes  []rewrite.ClaimSpec
 
-	custom     bool // defined by a CustomResourceDefinition of the backup
-	keepStatus bool
-	hasStatus  bool
-	newVolume  bool // a claim that gets a volume made for it here
-	controlled bool // a built-in controller makes it from its owner
-	spare      bool // a namespace that was not asked for, used only if needed
+	// convertedFrom is the version at which it was saved, where that is not
+	// served here.
+	convertedFrom string
+	custom        bool // defined by a CustomResourceDefinition of the backup
+	keepStatus    bool
+	hasStatus     bool
+	newVolume     bool // a claim that gets a volume made for it here
+	controlled    bool // a built-in controller makes it from its owner
+	spare         bool // a namespace that was not asked for, used only if needed
 
 	// liveUID is the object's UID in the target, once it is there.
 	liveUID string
@@ -94,11 +97,14 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 	if err := r.defaults(); err != nil {
 		return nil, err
 	}
+	rules, err := r.rules()
+	if err != nil {
+		return nil, err
+	}
 	p := &Plan{
-		request: r, rules: r.rules(), bySaved: map[v1alpha1.Ref]*item{}, byUID: map[string]*item{},
+		request: r, rules: rules, bySaved: map[v1alpha1.Ref]*item{}, byUID: map[string]*item{},
 		defined: map[kindKey]kube.Kind{}, liveNamespaces: map[string]bool{}, droppedStatus: map[string]int{},
 	}
-	var err error
 	if p.target, err = r.Target.Identity(ctx); err != nil {
 		return nil, fmt.Errorf("identify target cluster: %w", err)
 	}
@@ -129,6 +135,9 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 		return nil, err
 	}
 	if err := p.checkClasses(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.checkReferences(ctx); err != nil {
 		return nil, err
 	}
 	p.order()
@@ -169,6 +178,9 @@ func (p *Plan) read(ctx context.Context) error {
 		return p.define(o)
 	})
 	if err != nil {
+		return err
+	}
+	if err := p.learn(ctx); err != nil {
 		return err
 	}
 	filled := map[v1alpha1.Ref]bool{}
@@ -216,8 +228,11 @@ func (p *Plan) read(ctx context.Context) error {
 	}
 	for _, rule := range p.rules.Names() {
 		if !used[rule] {
-			p.warnings = append(p.warnings, "the map of "+rule+" matches nothing in the backup")
+			p.warnings = append(p.warnings, rule+" matches nothing in the backup")
 		}
+	}
+	if images := p.rules.UnmatchedImages(); len(images) > 0 {
+		p.warnings = append(p.warnings, "images that no map is about: "+strings.Join(images, ", "))
 	}
 	return nil
 }
@@ -287,14 +302,25 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 		}
 	}
 	defer o.Release()
-	d, err := rewrite.Decode(o)
+	i.ref = o.Ref
+	unserved, err := p.findKind(ctx, i)
 	if err != nil {
 		return err
 	}
-	_, i.hasStatus = d.Content["status"]
-	result, err := p.rules.Apply(d)
-	if err != nil {
-		return err
+	d, notes, problem := p.draft(ctx, i, o)
+	var result rewrite.Result
+	if problem == nil {
+		_, i.hasStatus = d.Content["status"]
+		result, problem = p.rules.Apply(d)
+	}
+	if problem != nil {
+		i.line.Ref.Namespace = p.rules.Namespace(i.ref.Namespace)
+		if generated {
+			i.settle(v1alpha1.OutcomeSkipped, "%s", reason)
+		} else {
+			i.settle(v1alpha1.OutcomeFailed, "%s", reasonOf(problem))
+		}
+		return nil
 	}
 	changes, mentions := result.Changes, result.Mentions
 	i.ref = d.NewRef()
@@ -311,16 +337,17 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 		i.settle(v1alpha1.OutcomeSkipped, "it was provisioned for its claim, which gets a new one; deleting a copy could delete the disk of the first")
 		return nil
 	}
-	if to, ok := p.request.StorageClasses[o.Ref.Name]; ok && o.Ref.Group == "storage.k8s.io" && o.Ref.Kind == "StorageClass" {
-		i.settle(v1alpha1.OutcomeSkipped, "its claims are mapped to storage class %s", to)
+	if to, ok := p.mappedAway(o.Ref); ok {
+		i.settle(v1alpha1.OutcomeSkipped, "what names it is mapped to %s %s", o.Ref.Kind, to)
 		return nil
 	}
-	if err := p.resolveKind(ctx, i); err != nil {
-		return err
+	if unserved != "" {
+		i.settle(v1alpha1.OutcomeFailed, "%s", unserved)
 	}
-	for _, c := range changes {
-		used[c.Rule] = true
+	for _, rule := range result.Matched {
+		used[rule] = true
 	}
+	i.line.Warnings = append(append(i.line.Warnings, notes...), result.Warnings...)
 	if !i.spare {
 		for _, m := range mentions {
 			p.mentions = append(p.mentions, i.ref.String()+": "+m)
@@ -332,10 +359,10 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 		i.volume, _ = spec["volumeName"].(string)
 		i.newVolume = filled || i.volume == "" || !volumes[i.volume]
 	case o.Ref.Group == "" && o.Ref.Kind == "PersistentVolume":
-		ref := section(spec, "claimRef")
+		ref := section(sectionOf(o, "spec"), "claimRef") // by the names where it was saved
 		i.claimRef = v1alpha1.Ref{Kind: "PersistentVolumeClaim"}
 		i.claimRef.Name, _ = ref["name"].(string)
-		i.claimRef.Namespace, _ = section(sectionOf(o, "spec"), "claimRef")["namespace"].(string)
+		i.claimRef.Namespace, _ = ref["namespace"].(string)
 	case o.Ref.Group == "rbac.authorization.k8s.io":
 		if slices.ContainsFunc(changes, func(c rewrite.Change) bool { return strings.HasPrefix(c.Field, "subjects") }) {
 			i.subjects, _ = d.Content["subjects"].([]any)
@@ -353,6 +380,9 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 		return err
 	}
 	i.settle(v1alpha1.OutcomeCreate, "%s", summary(changes))
+	if i.convertedFrom != "" {
+		i.settle(v1alpha1.OutcomeCreate, "converted from %s to %s; %s", i.convertedFrom, i.kind.GVK.GroupVersion(), i.line.Reason)
+	}
 	return nil
 }
 
@@ -396,8 +426,12 @@ func summary(changes []rewrite.Change) string {
 // cleanOptions are those that an object is cleaned with: for comparison what
 // binds a claim to its volume never counts.
 func (p *Plan) cleanOptions(i *item, compare bool) rewrite.CleanOptions {
+	keepNodePorts := p.request.KeepNodePorts
+	if said := p.rules.KeepsNodePorts(); said != nil {
+		keepNodePorts = *said
+	}
 	return rewrite.CleanOptions{
-		KeepNodePorts: p.request.KeepNodePorts, KeepStatus: i.keepStatus,
+		KeepNodePorts: keepNodePorts, KeepStatus: i.keepStatus,
 		NewVolume: i.newVolume || compare && i.saved.Group == "" && i.saved.Kind == "PersistentVolumeClaim",
 	}
 }
@@ -435,32 +469,6 @@ func ended(i *item, content map[string]any) string {
 		}
 	}
 	return ""
-}
-
-// resolveKind finds how the target serves the object's kind, at exactly its
-// version: another version may need a conversion.
-func (p *Plan) resolveKind(ctx context.Context, i *item) error {
-	key := kindKey{i.saved.Group, i.saved.Version, i.saved.Kind}
-	defined, custom := p.defined[key]
-	k, err := p.request.Target.FindKind(ctx, key.group, key.version, key.kind)
-	var missing *kube.NotServedError
-	switch {
-	case err == nil:
-	case !errors.As(err, &missing):
-		return fmt.Errorf("find kind of %s: %w", i.saved, err)
-	case custom:
-		k = defined
-	default:
-		i.settle(v1alpha1.OutcomeFailed, "version not served here: %s", missing)
-		return nil
-	}
-	if !k.Can("create") {
-		i.settle(v1alpha1.OutcomeFailed, "the target does not let anybody create %s", k)
-		return nil
-	}
-	i.kind, i.custom = k, custom
-	i.keepStatus = !k.Has("status")
-	return nil
 }
 
 // leaveToOwners leaves what a controller makes to it, where its owner comes
@@ -559,7 +567,7 @@ func (p *Plan) ask(ctx context.Context) error {
 					return nil
 				}
 			}
-			d, _, err := p.prepare(i, o)
+			d, _, err := p.prepare(ctx, i, o)
 			if err != nil {
 				return err
 			}

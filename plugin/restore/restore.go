@@ -7,7 +7,7 @@
 // overwritten; it is reported, and the result is then not Complete.
 //
 // It does not decide which backup (the caller gives a record), does not delete
-// or replace what exists, converts no versions, and keeps no journal: a
+// or replace what exists, and keeps no journal: a
 // restore that was interrupted is run again, and finds what is there equal.
 package restore
 
@@ -21,7 +21,6 @@ import (
 	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
 	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
-	"github.com/kubectl-backup/kubectl-backup/plugin/rewrite"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
@@ -47,7 +46,10 @@ type Request struct {
 	ToolVersion string
 	// Filter says which objects of the backup are wanted; nil means all.
 	Filter func(*object.Object) (bool, error)
-	// Namespaces and StorageClasses map names of the backup to names here.
+	// Rewrite says how objects change on their way; nil means not at all.
+	Rewrite *v1alpha1.RewriteSet
+	// Namespaces and StorageClasses map names of the backup to names here,
+	// beside those of Rewrite.
 	Namespaces     map[string]string
 	StorageClasses map[string]string
 	// DryRun is none (or empty), client or server.
@@ -69,10 +71,6 @@ type Request struct {
 	// written; 0 means not to wait.
 	Timeout  time.Duration
 	Progress Progress
-}
-
-func (r *Request) rules() rewrite.Rules {
-	return rewrite.Rules{Namespaces: r.Namespaces, StorageClasses: r.StorageClasses}
 }
 
 func (r *Request) task(name string, total int64) (func(int64), func(error)) {

@@ -93,7 +93,8 @@ func (p *Plan) fillSetPods(ctx context.Context, i *item, d *rewrite.Draft, held 
 			failAll(volumes, "%s has no pod %s here", i.ref, name)
 			continue
 		}
-		pod, err := p.makeSetPod(settling, i, d, name, ordinal, revision, volumes)
+		// The set may have another name here.
+		pod, err := p.makeSetPod(settling, i, d, fmt.Sprintf("%s-%d", i.ref.Name, ordinal), ordinal, revision, volumes)
 		if err != nil {
 			failAll(volumes, "its pod could not be made: %s", err)
 			continue

@@ -54,7 +54,7 @@ func (p *Plan) planVolumes(ctx context.Context) error {
 		v := &volumeItem{line: saved, snapshot: saved.Snapshot}
 		v.line.Ref.Namespace = p.rules.Namespace(saved.Ref.Namespace)
 		v.line.Method, v.line.Stored, v.line.Seconds, v.line.Issues, v.line.Warnings = "", 0, 0, nil, nil
-		v.line.StorageClass = mapped(p.request.StorageClasses, saved.StorageClass)
+		v.line.StorageClass = mapped(p.rules.StorageClasses, saved.StorageClass)
 		owner := saved.Ref
 		if saved.Ref.Kind != "PersistentVolumeClaim" && saved.Workload != nil {
 			owner = *saved.Workload
@@ -65,6 +65,11 @@ func (p *Plan) planVolumes(ctx context.Context) error {
 		v.owner = p.bySaved[owner.Key()]
 		if v.owner == nil || v.owner.spare {
 			continue // neither it nor what uses it was asked for
+		}
+		if saved.Ref.Kind == "PersistentVolumeClaim" {
+			v.line.Ref.Name = v.owner.ref.Name
+		} else if v.line.Workload != nil {
+			v.line.Workload.Name = v.owner.ref.Name
 		}
 		p.volumes = append(p.volumes, v)
 		if err := p.planVolume(ctx, v, saved); err != nil {

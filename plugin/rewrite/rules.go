@@ -2,6 +2,8 @@ package rewrite
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sort"
 	"strings"
 
@@ -191,4 +193,36 @@ func (s *compiled) references(d *Draft, out *Result) error {
 		return fmt.Errorf("references: %w", err)
 	}
 	return nil
+}
+
+// ReferenceTo is one map of the name of a cluster-scoped object.
+type ReferenceTo struct {
+	Kind, From, To string // Kind as the set writes it
+}
+
+// Is says whether the map is about objects of a kind.
+func (m ReferenceTo) Is(group, kind string) bool { return parseKind(m.Kind).matches(group, kind) }
+
+// References lists the maps of cluster-scoped names, sorted.
+func (r Rules) References() []ReferenceTo {
+	var out []ReferenceTo
+	if r.set == nil {
+		return nil
+	}
+	for _, m := range r.set.clusterNames {
+		for _, from := range slices.Sorted(maps.Keys(m.names)) {
+			out = append(out, ReferenceTo{Kind: m.kind.text, From: from, To: m.names[from]})
+		}
+	}
+	return out
+}
+
+// Reference is what references to a cluster-scoped object are mapped to.
+func (r Rules) Reference(group, kind, name string) (to string, ok bool) {
+	for _, m := range r.References() {
+		if m.From == name && m.Is(group, kind) {
+			return m.To, true
+		}
+	}
+	return "", false
 }

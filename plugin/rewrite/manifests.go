@@ -1,0 +1,282 @@
+package rewrite
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+// Manifests is a stream of objects as people keep them: YAML documents, JSON,
+// a List, or the ResourceList of a KRM function. What is not changed is
+// written as it was read, byte for byte; what is changed keeps its comments
+// and the order of its fields.
+type Manifests struct {
+	documents []*document
+	// resources is the document that is a ResourceList, or nil.
+	resources *document
+}
+
+// document is one part between separators.
+type document struct {
+	name    string
+	text    []byte
+	node    *yaml.Node // nil where there is nothing in it
+	json    bool
+	objects []*manifest
+	changed bool
+}
+
+// manifest is one object of a document.
+type manifest struct {
+	node  *yaml.Node
+	draft *Draft
+	from  map[string]any // as it was read
+	path  string         // of a ResourceList: the file that it is from
+}
+
+// Read adds the documents of one file. name stands in errors.
+func (m *Manifests) Read(name string, data []byte) error {
+	for _, part := range splitDocuments(data) {
+		d := &document{name: name, text: part, json: bytes.HasPrefix(bytes.TrimSpace(part), []byte("{"))}
+		m.documents = append(m.documents, d)
+		var root yaml.Node
+		err := yaml.NewDecoder(bytes.NewReader(part)).Decode(&root)
+		if errors.Is(err, io.EOF) {
+			continue
+		}
+		if err != nil {
+			return v1alpha1.Usagef("%s: not YAML or JSON: %w", name, err)
+		}
+		if len(root.Content) != 1 || root.Content[0].Kind != yaml.MappingNode {
+			continue
+		}
+		d.node = &root
+		if err := m.objectsOf(d); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// splitDocuments cuts at lines that begin with ---; the parts are without them.
+func splitDocuments(data []byte) [][]byte {
+	var out [][]byte
+	start := 0
+	for at := 0; at < len(data); {
+		end := bytes.IndexByte(data[at:], '\n')
+		next := len(data)
+		if end >= 0 {
+			next = at + end + 1
+		}
+		if line := bytes.TrimRight(data[at:next], " \t\r\n"); bytes.Equal(line, []byte("---")) {
+			if at > 0 {
+				out = append(out, data[start:at])
+			}
+			start = next
+		}
+		at = next
+	}
+	return append(out, data[start:])
+}
+
+func (m *Manifests) objectsOf(d *document) error {
+	node := d.node.Content[0]
+	v, err := valueOf(node)
+	if err != nil {
+		return err
+	}
+	content, _ := v.(map[string]any)
+	kind, _ := content["kind"].(string)
+	apiVersion, _ := content["apiVersion"].(string)
+	items, isList := content["items"].([]any)
+	list := isList && strings.HasSuffix(kind, "List")
+	if kind == "ResourceList" && strings.HasPrefix(apiVersion, "config.kubernetes.io/") {
+		if m.resources != nil {
+			return v1alpha1.Usagef("a second ResourceList")
+		}
+		m.resources, list = d, true
+	}
+	if !list {
+		d.add(node, content)
+		return nil
+	}
+	for _, pair := range pairs(node) {
+		if pair.key.Value != "items" {
+			continue
+		}
+		for i, n := range pair.value.Content {
+			if item, ok := items[i].(map[string]any); ok {
+				d.add(n, item)
+			}
+		}
+	}
+	return nil
+}
+
+// add takes in what has the shape of an object; other documents go through.
+func (d *document) add(n *yaml.Node, content map[string]any) {
+	apiVersion, _ := content["apiVersion"].(string)
+	kind, _ := content["kind"].(string)
+	meta := mapAt(content, "metadata")
+	if apiVersion == "" || kind == "" || meta == nil {
+		return
+	}
+	ref := v1alpha1.Ref{Kind: kind}
+	ref.Group, ref.Version = object.SplitAPIVersion(apiVersion)
+	ref.Name, _ = meta["name"].(string)
+	ref.Namespace, _ = meta["namespace"].(string)
+	path, _ := mapAt(meta, "annotations")["config.kubernetes.io/path"].(string)
+	d.objects = append(d.objects, &manifest{node: n, from: content, path: path,
+		draft: &Draft{Ref: ref, Content: clone(content).(map[string]any)}})
+}
+
+// FunctionConfig is the configuration that a ResourceList carries, as YAML, or
+// nil.
+func (m *Manifests) FunctionConfig() ([]byte, error) {
+	if m.resources == nil {
+		return nil, nil
+	}
+	for _, pair := range pairs(m.resources.node.Content[0]) {
+		if pair.key.Value == "functionConfig" {
+			return encodeNode(pair.value, "")
+		}
+	}
+	return nil, nil
+}
+
+// IsResourceList says whether a ResourceList was read, so that results belong
+// into it.
+func (m *Manifests) IsResourceList() bool { return m.resources != nil }
+
+// Rewrite applies rules to every object. An object on which a rule fails has
+// its error in the report and stays as it was.
+func (m *Manifests) Rewrite(r Rules) (*v1alpha1.RewriteReport, error) {
+	report := &v1alpha1.RewriteReport{APIVersion: v1alpha1.APIVersion, Kind: "RewriteReport", Result: v1alpha1.ResultComplete, Objects: []v1alpha1.RewrittenObject{}}
+	if r.NeedsLearning() {
+		for _, d := range m.documents {
+			for _, o := range d.objects {
+				if err := learnDraft(r, o.draft); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	matched := map[string]bool{}
+	for _, d := range m.documents {
+		for _, o := range d.objects {
+			line := v1alpha1.RewrittenObject{Ref: o.draft.Ref, Changes: []v1alpha1.FieldChange{}}
+			result, err := r.Apply(o.draft)
+			for _, rule := range result.Matched {
+				matched[rule] = true
+			}
+			if err != nil {
+				line.NewRef, line.Error = line.Ref, err.Error()
+				o.draft.Content = clone(o.from).(map[string]any)
+				report.Result, report.ExitCode = v1alpha1.ResultPartial, 3
+			} else {
+				line.NewRef, line.Mentions, line.Warnings = o.draft.NewRef(), result.Mentions, result.Warnings
+				for _, c := range result.Changes {
+					line.Changes = append(line.Changes, v1alpha1.FieldChange(c))
+				}
+				if err := d.update(o); err != nil {
+					return nil, fmt.Errorf("%s: %w", o.draft.Ref, err)
+				}
+			}
+			report.Objects = append(report.Objects, line)
+		}
+	}
+	for _, rule := range r.Names() {
+		if !matched[rule] {
+			report.Warnings = append(report.Warnings, rule+" matches nothing")
+		}
+	}
+	if images := r.UnmatchedImages(); len(images) > 0 {
+		report.Warnings = append(report.Warnings, "images that no map is about: "+strings.Join(images, ", "))
+	}
+	return report, nil
+}
+
+func learnDraft(r Rules, d *Draft) error {
+	if d.Ref.Name == "" {
+		return nil // its name is made by the server
+	}
+	raw, err := d.Encode()
+	if err != nil {
+		return err
+	}
+	o, err := object.Parse(raw)
+	if err != nil {
+		return err
+	}
+	return r.Learn(o)
+}
+
+func (d *document) update(m *manifest) error {
+	changed, err := syncNode(m.node, m.from, m.draft.Content)
+	d.changed = d.changed || changed
+	return err
+}
+
+// Write writes the stream.
+func (m *Manifests) Write(w io.Writer) error {
+	for i, d := range m.documents {
+		if i > 0 {
+			if _, err := io.WriteString(w, "---\n"); err != nil {
+				return err
+			}
+		}
+		text := d.text
+		if d.changed {
+			var err error
+			if text, err = d.encode(); err != nil {
+				return fmt.Errorf("write %s: %w", d.name, err)
+			}
+		}
+		if _, err := w.Write(text); err != nil {
+			return err
+		}
+		if i+1 < len(m.documents) && len(text) > 0 && text[len(text)-1] != '\n' {
+			if _, err := io.WriteString(w, "\n"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (d *document) encode() ([]byte, error) {
+	if !d.json {
+		return encodeNode(d.node, string(d.text))
+	}
+	v, err := valueOf(d.node.Content[0])
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	err = enc.Encode(v)
+	return b.Bytes(), err
+}
+
+// encodeNode writes YAML with lists indented as in like.
+func encodeNode(n *yaml.Node, like string) ([]byte, error) {
+	var b bytes.Buffer
+	enc := yaml.NewEncoderWithOptions(&b, &yaml.EncoderOptions{SeqIndent: yaml.SequenceIndentStyle(yaml.DeriveSeqIndentStyle(like))})
+	if err := enc.Encode(n); err != nil {
+		return nil, err
+	}
+	if err := enc.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
