@@ -21,7 +21,7 @@ var importTable = map[string][]string{
 		"plugin/capture", "plugin/freeze", "plugin/graph", "plugin/kube", "plugin/mover", "plugin/object", "plugin/plan", "plugin/remote", "plugin/repository",
 		"plugin/restore", "plugin/rewrite", "plugin/selector", "plugin/snapshot", "plugin/source", "plugin/ui", "plugin/volume", "spec/recipes", "spec/v1alpha1",
 	},
-	"plugin/argocd": {"plugin/kube"},
+	"plugin/argocd": {"plugin/kube", "plugin/object", "spec/v1alpha1"},
 	"plugin/capture": {
 		"plugin/freeze", "plugin/graph", "plugin/kube", "plugin/mover", "plugin/object", "plugin/plan", "plugin/repository", "plugin/snapshot",
 		"plugin/volume", "spec/v1alpha1",

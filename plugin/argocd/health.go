@@ -1,7 +1,10 @@
-// Package argocd is where this program meets Argo CD's own code: the rules by
-// which Argo CD tells whether an object is healthy and whether two of them
-// differ. It is the only importer of gitops-engine. It does not talk to a cluster, runs no scripts of custom
-// health rules, and does not pause or resume applications.
+// Package argocd is where this program meets Argo CD: its rules of health and
+// of difference, by its own code (this is the only importer of gitops-engine),
+// and its Applications, which are found and paused while what they manage is
+// restored.
+//
+// It runs no scripts of custom health rules, and knows only the Applications
+// of the cluster that it is given.
 package argocd
 
 import (

@@ -1,0 +1,191 @@
+package argocd
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+// Group is the API group of Applications and ApplicationSets.
+const Group = "argoproj.io"
+
+// AnnotationTracking is how Argo CD marks what an Application manages; labels
+// do the same in older installations, and in those that ask for it.
+const (
+	AnnotationTracking = "argocd.argoproj.io/tracking-id"
+	LabelInstance      = "app.kubernetes.io/instance"
+)
+
+// Application is an Application, or an ApplicationSet.
+type Application struct {
+	Ref  v1alpha1.Ref
+	kind kube.Kind
+	set  bool
+	// automated says that Argo CD changes things by itself because of it.
+	automated bool
+	paused    string // the annotation of a pause, where there is one
+
+	manages map[v1alpha1.Ref]bool // by Ref.Key
+	names   []string              // as tracking marks name it
+	mark    string                // the Application that its own mark names
+	owner   string                // the UID of the ApplicationSet that made it
+	uid     string
+	level   int
+}
+
+// Managed is an object that something is about to be done to, and the marks
+// that it has.
+type Managed struct {
+	Ref                  v1alpha1.Ref
+	TrackingID, Instance string
+}
+
+// ManagedOf takes the marks of an object.
+func ManagedOf(ref v1alpha1.Ref, o *object.Object) Managed {
+	return Managed{Ref: ref, TrackingID: o.Annotations[AnnotationTracking], Instance: o.Labels[LabelInstance]}
+}
+
+// Owners finds the Applications in a cluster that manage any of the objects of
+// the same cluster, and what manages those in turn: ApplicationSets, and
+// Applications of Applications. What stands higher comes first. There are none
+// where Argo CD is not installed.
+func Owners(ctx context.Context, c *kube.Cluster, objects []Managed) ([]*Application, error) {
+	all, err := applications(ctx, c)
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	wanted := map[*Application]bool{}
+	for _, o := range objects {
+		for _, a := range all {
+			if a.has(o) {
+				wanted[a] = true
+			}
+		}
+	}
+	raise(all, wanted)
+	var out []*Application
+	for _, a := range all {
+		if wanted[a] {
+			out = append(out, a)
+		}
+	}
+	slices.SortFunc(out, func(a, b *Application) int { return cmp.Or(b.level-a.level, a.Ref.Compare(b.Ref)) })
+	return out, nil
+}
+
+// raise adds what manages the wanted ones, and gives each a level above those
+// that it manages. A circle of Applications, which can be built, ends it.
+func raise(all []*Application, wanted map[*Application]bool) {
+	for range all {
+		changed := false
+		for child := range wanted {
+			for _, parent := range all {
+				if parent == child || !parent.has(Managed{Ref: child.Ref, TrackingID: child.mark}) && (child.owner == "" || parent.uid != child.owner) {
+					continue
+				}
+				if !wanted[parent] || parent.level <= child.level {
+					wanted[parent], parent.level, changed = true, max(parent.level, child.level+1), true
+				}
+			}
+		}
+		if !changed {
+			return
+		}
+	}
+}
+
+func (a *Application) has(o Managed) bool {
+	if a.set {
+		return false // it manages Applications, by owner reference
+	}
+	if a.manages[o.Ref.Key()] {
+		return true
+	}
+	name, _, marked := strings.Cut(o.TrackingID, ":")
+	if marked {
+		return slices.Contains(a.names, name)
+	}
+	// A label of this name means many things. It counts only where nothing
+	// better is known: the Application has not yet said what it manages.
+	return len(a.manages) == 0 && o.Instance != "" && slices.Contains(a.names, o.Instance)
+}
+
+// applications reads all there are.
+func applications(ctx context.Context, c *kube.Cluster) ([]*Application, error) {
+	identity, err := c.Identity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []*Application
+	for _, name := range []string{"Application", "ApplicationSet"} {
+		k, err := c.FindKind(ctx, Group, "v1alpha1", name)
+		if missing := new(kube.NotServedError); errors.As(err, &missing) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		_, err = c.List(ctx, k, kube.ListOptions{}, func(o *object.Object) error {
+			a, err := read(k, o, identity.Server)
+			if err == nil && a != nil {
+				all = append(all, a)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read the %ss of Argo CD: %w", name, err)
+		}
+	}
+	return all, nil
+}
+
+// inCluster is how an Application names the cluster that Argo CD runs in.
+const inCluster = "https://kubernetes.default.svc"
+
+// read takes from an Application what is needed of it; nil where it is about
+// another cluster.
+func read(k kube.Kind, o *object.Object, server string) (*Application, error) {
+	content, err := o.Content()
+	if err != nil {
+		return nil, err
+	}
+	defer o.Release()
+	a := &Application{
+		Ref: o.Ref, kind: k, set: k.GVK.Kind == "ApplicationSet", uid: o.UID, paused: o.Annotations[AnnotationPaused],
+		mark: o.Annotations[AnnotationTracking], names: []string{o.Ref.Name, o.Ref.Namespace + "_" + o.Ref.Name},
+	}
+	for _, owner := range o.Owners {
+		if owner.Kind == "ApplicationSet" {
+			a.owner = owner.UID
+		}
+	}
+	spec := section(content, "spec")
+	if a.set {
+		a.automated = true
+		return a, nil
+	}
+	a.automated = section(spec, "syncPolicy")["automated"] != nil
+	if to, _ := section(spec, "destination")["server"].(string); to != "" && to != inCluster && to != server {
+		return nil, nil
+	}
+	resources, _ := section(content, "status")["resources"].([]any)
+	a.manages = make(map[v1alpha1.Ref]bool, len(resources))
+	for _, r := range resources {
+		m, _ := r.(map[string]any)
+		text := func(key string) string { s, _ := m[key].(string); return s }
+		a.manages[v1alpha1.Ref{Group: text("group"), Kind: text("kind"), Namespace: text("namespace"), Name: text("name")}] = true
+	}
+	return a, nil
+}
+
+func section(m map[string]any, key string) map[string]any {
+	child, _ := m[key].(map[string]any)
+	return child
+}
