@@ -140,7 +140,7 @@ func (inv *inventory) decideCut(d *v1alpha1.Document, c *Cut) {
 		}
 	case len(live) > 0:
 		c.Method = cutMixed
-		c.Reason = fmt.Sprintf("%d of %d read while the workload runs: no snapshot of %s", len(live), len(c.Volumes), inv.whyLive(live))
+		c.Reason = "no snapshot of " + inv.whyLive(live)
 		if apart != "" {
 			c.Reason += "; no group snapshot: " + apart
 		}

@@ -20,6 +20,7 @@ func (t *text) plan(d *v1alpha1.Document) {
 	t.line("Plan of policy %s: %s", cmp.Or(d.Policy, "(none)"), d.Result)
 	t.facts(d)
 	t.groups(d)
+	t.hooks(d)
 	t.volumes(d)
 	if t.wide {
 		t.objects("Objects", d.Objects, func(v1alpha1.Outcome) bool { return true })
@@ -48,10 +49,13 @@ func Summary(d *v1alpha1.Document) string {
 		if bytes > 0 {
 			out += fmt.Sprintf(", volumes of at most %s", size(bytes))
 		}
+		if n := held(d); n > 0 {
+			out += ", with " + count(n, "hook")
+		}
 		if d.Remote != "" {
 			out += ", to remote " + d.Remote
 		}
-		if n := badCount(objects, volumes); n > 0 {
+		if n := badCount(objects, volumes) + badHooks(d); n > 0 {
 			out += fmt.Sprintf("; %s to look at", count(n, "line"))
 		}
 		return out + "."
@@ -64,6 +68,25 @@ func Summary(d *v1alpha1.Document) string {
 		out += "; " + s
 	}
 	return out
+}
+
+// held counts the hooks that would be held.
+func held(d *v1alpha1.Document) (n int) {
+	for _, h := range d.Hooks {
+		if h.Outcome == v1alpha1.OutcomeInclude {
+			n++
+		}
+	}
+	return n
+}
+
+func badHooks(d *v1alpha1.Document) (n int) {
+	for _, h := range d.Hooks {
+		if isBad(h.Outcome) {
+			n++
+		}
+	}
+	return n
 }
 
 func badCount(of ...map[v1alpha1.Outcome]int) (n int) {
@@ -104,9 +127,6 @@ func (t *text) facts(d *v1alpha1.Document) {
 	fact("started", d.Started)
 	if d.Kind != "Plan" {
 		fact("tool", d.ToolVersion)
-	}
-	for _, h := range d.Hooks {
-		fact("hook", fmt.Sprintf("%s in %s: %s", h.Hook, h.Pod, h.Outcome))
 	}
 }
 
@@ -156,9 +176,13 @@ func (t *text) groups(d *v1alpha1.Document) {
 		t.section(fmt.Sprintf("%d groups (-o wide tells each in full)", len(d.Groups)))
 		var rows [][]string
 		for _, g := range d.Groups {
-			rows = append(rows, []string{g.Name, fmt.Sprint(len(g.Workloads)), fmt.Sprint(len(byGroup[g.Name])), fmt.Sprint(g.Volumes), cycles(g)})
+			how := ""
+			if g.Cut != nil {
+				how = strings.Join(append([]string{cutWords(g.Cut.Method)}, measures(g.Cut)...), ", ")
+			}
+			rows = append(rows, []string{g.Name, fmt.Sprint(len(g.Workloads)), fmt.Sprint(len(byGroup[g.Name])), fmt.Sprint(g.Volumes), how, cycles(g)})
 		}
-		t.table([]string{"GROUP", "WORKLOADS", "OBJECTS", "VOLUMES", "CYCLES"}, rows)
+		t.table([]string{"GROUP", "WORKLOADS", "OBJECTS", "VOLUMES", "CUT", "CYCLES"}, rows)
 		return
 	}
 	for _, g := range d.Groups {
@@ -178,6 +202,9 @@ func (t *text) groups(d *v1alpha1.Document) {
 		}
 		if k := kinds(byGroup[g.Name]); k != "" {
 			t.line("  objects: %s", k)
+		}
+		if c := cut(d, g); c != "" {
+			t.line("  cut: %s", oneLine(c))
 		}
 	}
 }
@@ -211,11 +238,18 @@ func (t *text) volumes(d *v1alpha1.Document) {
 		if v.Volume != "" && v.Ref.Kind == "Pod" {
 			name += " " + v.Volume
 		}
-		row := []string{name, v.VolumeKind, v.StorageClass, string(v.Outcome), v.Method}
+		method, snapshotClass, read := v.Method, "", ""
+		if t.wide {
+			snapshotClass, read = cmp.Or(v.GroupSnapshotClass, v.SnapshotClass), sizeOf(v.Read)
+		}
+		if d.Kind == "Plan" && v.Cut != "" {
+			method = "" // what it is read from says it better
+		}
+		row := []string{name, v.VolumeKind, v.StorageClass, string(v.Outcome), cutWords(v.Cut), snapshotClass, method}
 		if d.Kind == "Plan" {
-			row = append(row, sizeOf(v.Capacity), "", "", "")
+			row = append(row, sizeOf(v.Capacity), "", "", "", "")
 		} else {
-			row = append(row, sizeOf(v.Bytes), number(v.Files), sizeOf(v.Stored), seconds(v.Seconds))
+			row = append(row, sizeOf(v.Bytes), number(v.Files), read, sizeOf(v.Stored), seconds(v.Seconds))
 		}
 		rows = append(rows, append(row, strings.Join(append([]string{v.Reason}, v.Warnings...), "; ")))
 	}
@@ -223,7 +257,7 @@ func (t *text) volumes(d *v1alpha1.Document) {
 		return
 	}
 	t.section("Volumes")
-	t.table([]string{"VOLUME", "KIND", "CLASS", "VERDICT", "METHOD", "SIZE", "FILES", "ADDED", "TIME", "REASON"}, rows)
+	t.table([]string{"VOLUME", "KIND", "CLASS", "VERDICT", "CUT", "SNAPSHOT CLASS", "METHOD", "SIZE", "FILES", "READ", "ADDED", "TIME", "REASON"}, rows)
 	if projected > 0 {
 		t.line("  and %s that the kubelet fills from objects", count(projected, "volume"))
 	}

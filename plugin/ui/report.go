@@ -31,6 +31,7 @@ func (t *text) report(d *v1alpha1.Document) {
 	t.facts(&head)
 	if d.Kind == "RunReport" {
 		t.groups(d)
+		t.hooks(d)
 	}
 	t.volumes(d)
 	switch {
@@ -93,6 +94,7 @@ func Describe(w io.Writer, d *v1alpha1.Document, wide bool) error {
 	t.line("  %s: %s", count(len(saved), "object"), cmp.Or(kinds(saved), "none"))
 	t.line("  %s: %s, %s, %s added to the remote", count(volumes, "volume"), size(bytes), count(int(files), "file"), size(stored))
 	t.groups(d)
+	t.hooks(d)
 	t.volumes(d)
 	objects, _ := tally(d)
 	var out []string

@@ -74,12 +74,17 @@ func shop() (*v1alpha1.Document, []v1alpha1.EdgeLine) {
 		APIVersion: v1alpha1.APIVersion, Kind: "Plan", Result: v1alpha1.ResultPartial, ExitCode: 3, Policy: "bulbs", ToolVersion: "v0",
 		Source:  &v1alpha1.Provenance{Source: "git::https://git.example.com/bulbs", URL: "https://git.example.com/bulbs", Ref: "v3", Commit: "0123456789abcdef", Path: "backup.yaml"},
 		Cluster: &v1alpha1.Cluster{UID: "11111111-2222-3333-4444-555555555555", Version: "v1.37.2", Context: "src"}, Remote: "main",
-		Hooks:  []v1alpha1.HookLine{{Hook: "postgresql", Recipe: "postgresql", Scope: "Pod", Group: g, Pod: ref("Pod tulip/store-0"), Container: "db", Outcome: in, TTLSeconds: 30}},
+		Hooks: []v1alpha1.HookLine{
+			{Hook: "flush", Scope: "Pod", Group: g, Pod: ref("Pod tulip/web-1-a"), Container: "web", Outcome: v1alpha1.OutcomeFailed, Reason: "container web is not running", TTLSeconds: 30},
+			{Hook: "postgresql", Recipe: "postgresql", Scope: "Pod", Group: g, Pod: ref("Pod tulip/store-0"), Container: "db", Outcome: in, TTLSeconds: 90},
+			{Hook: "queue", Recipe: "queue", Scope: "Group", Outcome: v1alpha1.OutcomeMissing, Reason: "it matches no pod of what is saved"},
+		},
 		Select: []v1alpha1.SelectLine{{Name: "gold", Matched: 3}, {Name: "silver"}, {Name: "bronze", Optional: true}},
 		Groups: []v1alpha1.GroupLine{
 			{Name: g, Workloads: []v1alpha1.Ref{ref(web), ref(store)}, Edges: []v1alpha1.EdgeLine{edges[0], edges[5]}, Objects: 11, Volumes: 3,
 				Waves: [][]v1alpha1.Ref{{ref("Namespace tulip")}, {ref("ConfigMap tulip/settings"), ref("Secret tulip/key"), ref("StorageClass.storage.k8s.io quick")},
-					{ref("PersistentVolumeClaim tulip/data-store-0")}, {ref("Service tulip/store"), ref("Service tulip/web")}, {ref(store)}, {ref(web)}, {ref("Ingress.networking.k8s.io tulip/door")}}},
+					{ref("PersistentVolumeClaim tulip/data-store-0")}, {ref("Service tulip/store"), ref("Service tulip/web")}, {ref(store)}, {ref(web)}, {ref("Ingress.networking.k8s.io tulip/door")}},
+				Cut: &v1alpha1.CutLine{Method: "Mixed", Reason: "no snapshot of web-1-a cache: only claims have snapshots"}},
 			{Name: "tulip/objects", Objects: 1, Waves: [][]v1alpha1.Ref{{ref("Namespace tulip")}, {ref("ConfigMap tulip/alone")}}},
 		},
 		Objects: []v1alpha1.ObjectLine{
@@ -100,8 +105,8 @@ func shop() (*v1alpha1.Document, []v1alpha1.EdgeLine) {
 			line("StorageClass.storage.k8s.io quick", in, g, 1, "class of PersistentVolumeClaim tulip/data-store-0"),
 		},
 		Volumes: []v1alpha1.VolumeLine{
-			{Ref: ref("PersistentVolumeClaim tulip/data-store-0"), Outcome: in, Reason: "rule 2 says Auto", Group: g, Volume: "data", VolumeKind: "persistentVolumeClaim", StorageClass: "quick", Method: "Exec", Capacity: 5 << 30, Pod: "store-0"},
-			{Ref: ref("Pod tulip/web-1-a"), Outcome: in, Reason: "rule 1 says Stream", Group: g, Volume: "cache", VolumeKind: "emptyDir", Method: "EphemeralContainer"},
+			{Ref: ref("PersistentVolumeClaim tulip/data-store-0"), Outcome: in, Reason: "rule 2 says Auto", Group: g, Volume: "data", VolumeKind: "persistentVolumeClaim", StorageClass: "quick", Method: "Snapshot", Cut: "Snapshot", Driver: "d.example.com", SnapshotClass: "quick-snaps", Capacity: 5 << 30, Pod: "store-0"},
+			{Ref: ref("Pod tulip/web-1-a"), Outcome: in, Reason: "rule 1 says Stream", Group: g, Volume: "cache", VolumeKind: "emptyDir", Method: "Stream", Cut: "Live"},
 			{Ref: ref("Pod tulip/web-1-a"), Outcome: v1alpha1.OutcomeSkipped, Reason: "never volume data", Group: g, Volume: "settings", VolumeKind: "configMap"},
 			{Ref: ref("Pod tulip/web-1-a"), Outcome: v1alpha1.OutcomeFailed, Reason: "its pod is not running", Group: g, Volume: "host", VolumeKind: "hostPath"},
 		},
@@ -114,7 +119,15 @@ func shop() (*v1alpha1.Document, []v1alpha1.EdgeLine) {
 // after is the report of a run of the plan.
 func after(kind string) *v1alpha1.Document {
 	d, _ := shop()
-	d.Kind, d.Backup, d.Started, d.Seconds, d.Hooks = kind, "20261125-013000-4f2ac1", "2026-11-25T01:30:00Z", 12.34567, nil
+	d.Kind, d.Backup, d.Started, d.Seconds = kind, "20261125-013000-4f2ac1", "2026-11-25T01:30:00Z", 12.34567
+	if kind != "RunReport" {
+		d.Hooks, d.Groups[0].Cut = nil, nil
+	} else {
+		d.Hooks[1].Outcome, d.Hooks[1].FrozenSeconds = v1alpha1.OutcomeHeld, 0.038
+		d.Groups[0].Cut.At, d.Groups[0].Cut.SkewSeconds, d.Groups[0].Cut.FrozenSeconds = "2026-11-25T01:30:01.5Z", 0.0042, 0.0387
+	}
+	d.Volumes[0].Method, d.Volumes[0].CutAt, d.Volumes[0].Read, d.Volumes[0].Attempts = "Job", "2026-11-25T01:30:01.5Z", 512<<10, 2
+	d.Volumes[1].Method = "EphemeralContainer"
 	for i := range d.Objects {
 		if o := &d.Objects[i]; o.Outcome == v1alpha1.OutcomeInclude {
 			o.Outcome = map[string]v1alpha1.Outcome{"RunReport": v1alpha1.OutcomeSaved, "RestoreReport": v1alpha1.OutcomeRestored, "VerifyReport": v1alpha1.OutcomeVerified}[kind]
@@ -257,7 +270,7 @@ func TestPlanLine(t *testing.T) {
 	d, _ := shop()
 	var b bytes.Buffer
 	PlanLine(&b, d)
-	require.Equal(t, "Would save 11 objects and 2 volumes in 2 groups, volumes of at most 5.0 GiB, to remote main; 2 lines to look at.\n"+
+	require.Equal(t, "Would save 11 objects and 2 volumes in 2 groups, volumes of at most 5.0 GiB, with 1 hook, to remote main; 4 lines to look at.\n"+
 		"warning: the list of ConfigMap was not a snapshot\n", b.String())
 }
 
