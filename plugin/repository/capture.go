@@ -46,6 +46,15 @@ func (r *Repository) CaptureFolder(ctx context.Context, root string, o CaptureOp
 	})
 }
 
+// CaptureDevice stores a block device, or the image of one, as CaptureFolder
+// stores a folder. Blocks of zeros cost nothing, and blocks that an earlier
+// backup has are not stored again.
+func (r *Repository) CaptureDevice(ctx context.Context, path string, o CaptureOptions) (VolumeResult, VolumePart, error) {
+	return r.capture(ctx, o, func(ctx context.Context, cancel context.CancelCauseFunc, relay *relay) (captured, error) {
+		return captureDevice(ctx, cancel, relay, path, o)
+	})
+}
+
 // captured is a volume that was read here.
 type captured struct {
 	root   *snapshot.DirEntry

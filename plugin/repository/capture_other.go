@@ -20,3 +20,11 @@ func captureFolder(context.Context, context.CancelCauseFunc, repo.Repository, *r
 func (r *Repository) restoreFolder(context.Context, VolumePart, string, RestoreOptions) (volume.Report, error) {
 	return volume.Report{}, errLinuxOnly
 }
+
+func captureDevice(context.Context, context.CancelCauseFunc, *relay, string, CaptureOptions) (captured, error) {
+	return captured{}, errLinuxOnly
+}
+
+func (r *Repository) restoreDevice(context.Context, VolumePart, string, RestoreOptions) (volume.Report, error) {
+	return volume.Report{}, errLinuxOnly
+}

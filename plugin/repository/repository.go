@@ -65,6 +65,7 @@ type Repository struct {
 
 	readOnly bool
 
+	recent  recent
 	closing sync.Once
 }
 

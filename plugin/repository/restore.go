@@ -2,7 +2,6 @@ package repository
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -47,17 +46,35 @@ type RestoreResult struct {
 // the repository; a file that could not be written is in the result, and the
 // rest goes on.
 func (r *Repository) RestoreFolder(ctx context.Context, part VolumePart, root string, o RestoreOptions) (RestoreResult, error) {
+	o.Path = strings.Trim(o.Path, "/")
+	return r.restore(ctx, part, root, o, r.restoreFolder)
+}
+
+// RestoreDevice writes the backup of a device to one that is at least as
+// large. Only data is written, and what is a hole in the backup is made to
+// read as zeros. What the target has beyond the size of the source stays.
+func (r *Repository) RestoreDevice(ctx context.Context, part VolumePart, path string, o RestoreOptions) (RestoreResult, error) {
+	return r.restore(ctx, part, path, o, r.restoreDevice)
+}
+
+func (r *Repository) restore(ctx context.Context, part VolumePart, to string, o RestoreOptions, write func(context.Context, VolumePart, string, RestoreOptions) (volume.Report, error)) (RestoreResult, error) {
 	if part.Root == nil {
-		return RestoreResult{}, errors.New("the backup does not say where the volume is")
+		return RestoreResult{}, fmt.Errorf("restore volume %s: the backup does not say where it is", part.Ref)
 	}
 	ctx, cancel := r.guard.bind(ctx)
 	defer cancel()
-	o.Path = strings.Trim(o.Path, "/")
-	report, err := r.restoreFolder(ctx, part, root, o)
+	report, err := write(ctx, part, to, o)
 	if err != nil {
 		return RestoreResult{}, fmt.Errorf("restore volume %s: %w", part.Ref, r.guard.explain(ctx, err))
 	}
 	told := VolumeResult{}
 	told.say(report.Issues)
 	return RestoreResult{Files: report.Files, Bytes: report.Bytes, Lost: told.Unreadable, Issues: told.Issues}, nil
+}
+
+func workersOf(o RestoreOptions) int {
+	if o.Workers > 0 {
+		return o.Workers
+	}
+	return storing()
 }

@@ -121,8 +121,12 @@ type pieces struct {
 }
 
 // cutter finds where pieces end. next returns the number of bytes up to the
-// end of a piece, or -1 if it does not end in b.
-type cutter interface{ next(b []byte) int }
+// end of a piece, or -1 if it does not end in b; begin says that a piece begins
+// at an offset although none ended there.
+type cutter interface {
+	next(b []byte) int
+	begin(at int64)
+}
 
 func (s *store) pieces(c cutter) *pieces { return &pieces{s: s, cut: c} }
 
@@ -222,6 +226,7 @@ func (p *pieces) Hole(n int64) error {
 			return err
 		}
 	}
+	defer func() { p.cut.begin(p.at) }()
 	return p.s.zeros.each(p.s, n, func(id object.ID, length int64) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -351,6 +356,8 @@ func (g *gear) next(b []byte) int {
 	return -1
 }
 
+func (g *gear) begin(int64) { *g = gear{} }
+
 // blockLength is the length of the blocks that a device of that size is stored
 // in: so that a change costs little, and the list of blocks fits into memory.
 func blockLength(size int64) int {
@@ -365,6 +372,8 @@ func blockLength(size int64) int {
 
 // blocks cuts at multiples of a fixed length.
 type blocks struct{ length, count int }
+
+func (f *blocks) begin(at int64) { f.count = int(at % int64(f.length)) }
 
 func (f *blocks) next(b []byte) int {
 	if left := f.length - f.count; len(b) >= left {

@@ -16,3 +16,14 @@ func ReadTree(context.Context, string, *Encoder) error { return errLinuxOnly }
 func WriteTree(context.Context, *Decoder, string, WriteOptions) (Report, error) {
 	return Report{}, errLinuxOnly
 }
+
+// DeviceName is the name of the one file in the stream of a device.
+const DeviceName = "device"
+
+// ReadDevice works on Linux only.
+func ReadDevice(context.Context, string, *Encoder) error { return errLinuxOnly }
+
+// WriteDevice works on Linux only.
+func WriteDevice(context.Context, *Decoder, string, bool) (Report, error) {
+	return Report{}, errLinuxOnly
+}
