@@ -65,7 +65,7 @@ func newMover(e *env) *cobra.Command {
 	wait.Flags().DurationVar(&idle, "idle", idle, "end after nothing has run beside it for this long")
 	wait.Flags().StringVar(&once, "once", "", "file that is made when the wait is ended with stop; where it exists there is no wait")
 	c.AddCommand(
-		send, receive, wait,
+		send, receive, wait, newMoverTask(e),
 		&cobra.Command{
 			Use: "stop", Short: "End the wait in the same container", Args: exactArgs(), Example: e.examples("mover stop"),
 			RunE: func(*cobra.Command, []string) error { return moverStop() },

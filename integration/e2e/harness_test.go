@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,9 +44,19 @@ func root(t testing.TB) string {
 	return dir
 }
 
+// clusterDir and program are where make puts them, unless the environment says
+// otherwise.
+func clusterDir(root string) string {
+	return cmp.Or(os.Getenv("E2E_CLUSTER"), filepath.Join(root, ".cluster"))
+}
+
+func program(root string) string {
+	return cmp.Or(os.Getenv("E2E_PROGRAM"), filepath.Join(root, "bin", "kubectl-backup"))
+}
+
 func clusters(t testing.TB) *cluster.Clusters {
 	t.Helper()
-	cs, err := cluster.Open(filepath.Join(root(t), ".cluster"))
+	cs, err := cluster.Open(clusterDir(root(t)))
 	require.NoError(t, err, "start the clusters with make cluster")
 	return cs
 }
@@ -56,7 +67,7 @@ func command(t testing.TB, args ...string) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	bin := filepath.Join(root(t), "bin")
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "kubectl-backup"), args...)
+	cmd := exec.CommandContext(ctx, program(root(t)), args...)
 	cmd.Env = append(os.Environ(),
 		"KUBECONFIG="+clusters(t).Kubeconfig(), "KUBECTL_BACKUP_PASSWORD="+password, "KUBECTL_BACKUP_IMAGE="+moverImage,
 		"PATH="+bin+":"+os.Getenv("PATH"), "HOME="+t.TempDir())

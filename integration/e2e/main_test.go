@@ -28,7 +28,7 @@ func prepared() error {
 			return fmt.Errorf("bin/%s is not built; make build tools builds it: %w", program, err)
 		}
 	}
-	if _, err := cluster.Open(filepath.Join(root, ".cluster")); err != nil {
+	if _, err := cluster.Open(clusterDir(root)); err != nil {
 		return fmt.Errorf("the clusters do not run; make cluster starts them: %w", err)
 	}
 	return nil

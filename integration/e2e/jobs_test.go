@@ -1,0 +1,420 @@
+package e2e
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/kubectl-backup/kubectl-backup/integration/objectstore"
+	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
+	"github.com/kubectl-backup/kubectl-backup/plugin/remote"
+	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
+	"github.com/kubectl-backup/kubectl-backup/plugin/volume/volumetest"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+// inReach is an S3 server that pods reach, and a repository in it.
+type inReach struct {
+	*objectstore.Server
+	t    testing.TB
+	spec v1alpha1.BackupRemoteSpec
+	repo *repository.Repository
+	kube *kube.Cluster
+}
+
+func reachable(t testing.TB) *inReach {
+	t.Helper()
+	server, err := objectstore.Start(t.TempDir(), clusters(t).Src.HostAddress()+":0")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Close()) })
+	s := &inReach{Server: server, t: t, spec: server.Spec("prod")}
+	ctx := context.WithoutCancel(t.Context())
+	st, err := remote.Open(ctx, s.spec, nil)
+	require.NoError(t, err)
+	require.NoError(t, repository.Initialize(ctx, st, password))
+	s.repo, err = repository.Open(ctx, st, password, repository.OpenOptions{})
+	require.NoError(t, err)
+	t.Cleanup(func() { s.repo.Close(ctx) })
+	s.kube = clusterOf(t, restConfig(t, "src"))
+	return s
+}
+
+// document is the remote as a document named main.
+func (s *inReach) document() string {
+	raw, err := yaml.Marshal(map[string]any{"apiVersion": v1alpha1.APIVersion, "kind": "BackupRemote", "metadata": map[string]any{"name": "main"}, "spec": s.spec})
+	require.NoError(s.t, err)
+	return string(raw)
+}
+
+// request is a Job that captures a claim.
+func (s *inReach) request(ns, claim string) mover.JobRequest {
+	portable, err := remote.MakePortable(s.spec, nil, mover.TaskFolder)
+	require.NoError(s.t, err)
+	return mover.JobRequest{
+		Namespace: ns, Claim: claim, Run: "test", Image: moverImage,
+		Task: mover.Task{
+			Direction: mover.Capture, Remote: portable.Spec, Environment: portable.Environment, Password: password,
+			Volume: v1alpha1.VolumeLine{Ref: v1alpha1.Ref{Version: "v1", Kind: "PersistentVolumeClaim", Namespace: ns, Name: claim}},
+		},
+	}
+}
+
+// nothingLeft checks that nothing temporary is in a namespace.
+func nothingLeft(t testing.TB, ns string) {
+	t.Helper()
+	require.Empty(t, kubectl(t, "src", "-n", ns, "get", "jobs,pods,secrets,pvc", "-l", kube.LabelTemporary, "-o", "name"), "left behind")
+}
+
+// aClaim is a claim that a running pod holds; it returns its folder on the node.
+func aClaim(t testing.TB, ns, name string) (files string) {
+	t.Helper()
+	apply(t, "src", claim(ns, name, "fast")+podSpec{name: "holder", image: noTools, claim: name}.yaml(ns))
+	ready(t, "src", ns, "pod/holder")
+	return folder(t, "src", ns, name)
+}
+
+// TestJobsCarryTrees takes files of every kind from a claim, by a Job, into the
+// repository and from there, by a Job, into another claim. The Jobs have no
+// more rights than they say.
+func TestJobsCarryTrees(t *testing.T) {
+	s := reachable(t)
+	ns := namespace(t, "jobs")
+	from := aClaim(t, ns, "from")
+	for i, tree := range volumetest.Trees {
+		dir := filepath.Join(from, fmt.Sprintf("%02d", i))
+		require.NoError(t, os.Mkdir(dir, 0o755))
+		tree.Build(t, dir)
+	}
+	captured, err := mover.RunJob(t.Context(), s.kube, s.request(ns, "from"))
+	require.NoError(t, err)
+	require.Empty(t, captured.Issues)
+	require.Empty(t, captured.Warnings)
+	require.Equal(t, 1, captured.Attempts)
+	require.NotEmpty(t, captured.Node)
+	nothingLeft(t, ns)
+
+	apply(t, "src", claim(ns, "to", "fast"))
+	back := s.request(ns, "to")
+	back.Task.Direction, back.Task.Part = mover.Restore, captured.Part
+	restored, err := mover.RunJob(t.Context(), s.kube, back)
+	require.NoError(t, err)
+	same(t, described(t, from), described(t, folder(t, "src", ns, "to")), strings.Join(restored.Issues, "\n"))
+	t.Logf("issues of the restore: %q", restored.Issues)
+	nothingLeft(t, ns)
+}
+
+// jobPod waits until a Job of ours in a namespace has a pod that runs, and
+// returns its name and process.
+func jobPod(t testing.TB, ns string) (name string, pid int) {
+	t.Helper()
+	await(t, "a mover's pod runs", func() (bool, error) {
+		names := strings.Fields(kubectl(t, "src", "-n", ns, "get", "pods", "-l", "job-name", "--field-selector=status.phase=Running", "-o", "jsonpath={.items[*].metadata.name}"))
+		name = strings.Join(names, "")
+		return len(names) == 1, nil
+	})
+	return name, sending(t, ns, name, "mover", "task")
+}
+
+// killedVolume is the size of the volume whose mover is killed, in bytes.
+const killedVolume = 512 << 20
+
+// TestJobKilled kills movers half way, in each way in which they are killed;
+// the run completes, and what it sends in total is not much more than once.
+func TestJobKilled(t *testing.T) {
+	s := reachable(t)
+	ns := namespace(t, "killed")
+	from := aClaim(t, ns, "from")
+	for i := range 8 {
+		fillRandom(t, filepath.Join(from, fmt.Sprint(i)), killedVolume/8)
+	}
+	r := s.request(ns, "from")
+	r.Mover.Retries = new(int)
+	*r.Mover.Retries = 6
+	type end struct {
+		result mover.Result
+		err    error
+	}
+	ended := make(chan end, 1)
+	go func() {
+		result, err := mover.RunJob(t.Context(), s.kube, r)
+		ended <- end{result, err}
+	}()
+	kills := 0
+	for n, kill := range []func(pod string, pid int) error{
+		func(pod string, _ int) error {
+			_, err := tryKubectl(t, "src", "", "-n", ns, "delete", "pod", pod, "--wait=false")
+			return err
+		},
+		func(_ string, pid int) error { p, err := os.FindProcess(pid); require.NoError(t, err); return p.Kill() },
+		func(pod string, _ int) error {
+			_, err := tryKubectl(t, "src", "", "-n", ns, "delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
+			return err
+		},
+		func(pod string, _ int) error {
+			eviction := fmt.Sprintf(`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":%q,"namespace":%q}}`, pod, ns)
+			_, err := tryKubectl(t, "src", eviction, "create", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s/eviction", ns, pod), "-f", "-")
+			return err
+		},
+	} {
+		sent := s.Counts().BytesIn
+		pod, pid := jobPod(t, ns)
+		await(t, "some of it is sent", func() (bool, error) {
+			if len(ended) > 0 {
+				return false, fmt.Errorf("it ended before kill %d", n)
+			}
+			return s.Counts().BytesIn > sent+killedVolume/10, nil
+		})
+		require.NoError(t, kill(pod, pid), "kill %d", n)
+		await(t, "the pod is gone", func() (bool, error) {
+			_, err := tryKubectl(t, "src", "", "-n", ns, "get", "pod", pod)
+			return err != nil, nil
+		})
+		kills++
+	}
+	e := <-ended
+	require.NoError(t, e.err)
+	require.Equal(t, kills+1, e.result.Attempts)
+	require.EqualValues(t, killedVolume, e.result.Bytes)
+	sent := s.Counts().BytesIn
+	t.Logf("%d kills, %.2f times the volume was sent", kills, float64(sent)/killedVolume)
+	require.Less(t, float64(sent), 1.5*killedVolume)
+	nothingLeft(t, ns)
+
+	var part repository.VolumePart
+	require.NoError(t, json.Unmarshal(e.result.Part, &part))
+	to := t.TempDir()
+	_, err := s.repo.RestoreFolder(t.Context(), part, to, repository.RestoreOptions{})
+	require.NoError(t, err)
+	same(t, described(t, from), described(t, to), "")
+}
+
+// fault runs a Job that must fail, within a time, for a reason of a class.
+func (s *inReach) fault(r mover.JobRequest, within time.Duration) (mover.Fault, string) {
+	s.t.Helper()
+	started := time.Now()
+	_, err := mover.RunJob(s.t.Context(), s.kube, r)
+	require.Error(s.t, err)
+	require.Less(s.t, time.Since(started), within, "%s", err)
+	require.NotContains(s.t, err.Error(), s.Secret())
+	require.NotContains(s.t, err.Error(), password)
+	nothingLeft(s.t, r.Namespace)
+	return mover.FaultOf(err), err.Error()
+}
+
+// TestJobsThatCannotWork has each reason for which a Job cannot carry a volume:
+// each ends in time, says which, and leaves nothing.
+func TestJobsThatCannotWork(t *testing.T) {
+	s := reachable(t)
+	ns := namespace(t, "cannot")
+	aClaim(t, ns, "from")
+	for name, x := range map[string]struct {
+		change func(r *mover.JobRequest)
+		fault  mover.Fault
+		says   string
+	}{
+		"no such remote here": {func(r *mover.JobRequest) {
+			r.Task.Remote.Config["store"]["endpoint"] = "http://127.0.0.1:9"
+		}, mover.Unreachable, ""},
+		"credentials that are refused": {func(r *mover.JobRequest) {
+			r.Task.Remote.Config["store"]["secret_access_key"] = "another-secret-key"
+		}, mover.Unreachable, ""},
+		"another password":         {func(r *mover.JobRequest) { r.Task.Password = "not the password of it" }, mover.WrongKey, "password"},
+		"an image that is not":     {func(r *mover.JobRequest) { r.Image = "localhost/nothing-like-it:dev" }, mover.Refused, "localhost/nothing-like-it:dev"},
+		"an image of another kind": {func(r *mover.JobRequest) { r.Image = noTools }, mover.Broken, ""},
+		"no such account":          {func(r *mover.JobRequest) { r.Mover.ServiceAccountName = "nobody" }, mover.Refused, "nobody"},
+		"no node fits": {func(r *mover.JobRequest) {
+			r.Mover.NodeSelector = map[string]string{"disk": "of-glass"}
+		}, mover.Refused, "didn't match"},
+		"no such direction": {func(r *mover.JobRequest) { r.Task.Direction = "Sideways" }, mover.Broken, "same version"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sub := *s
+			sub.t = t
+			own := namespace(t, "cannot")
+			apply(t, "src", claim(own, "from", "fast"))
+			r := sub.request(own, "from")
+			x.change(&r)
+			fault, said := sub.fault(r, 4*time.Minute)
+			t.Log(said)
+			require.Equal(t, x.fault, fault, said)
+			require.Contains(t, said, x.says)
+		})
+	}
+}
+
+// TestJobUnderPodSecurity: where a namespace allows no root, that is said, and
+// the policy's security context is the way.
+func TestJobUnderPodSecurity(t *testing.T) {
+	s := reachable(t)
+	ns := namespace(t, "restricted")
+	from := aClaim(t, ns, "from")
+	require.NoError(t, os.WriteFile(filepath.Join(from, "open"), []byte("for all"), 0o644))
+	kubectl(t, "src", "label", "namespace", ns, "pod-security.kubernetes.io/enforce=restricted")
+	fault, said := s.fault(s.request(ns, "from"), time.Minute)
+	require.Equal(t, mover.Refused, fault, said)
+	require.Contains(t, said, "PodSecurity")
+
+	r := s.request(ns, "from")
+	user, yes, no := int64(1234), true, false
+	r.Mover.SecurityContext = &corev1.SecurityContext{
+		RunAsUser: &user, RunAsNonRoot: &yes, AllowPrivilegeEscalation: &no, Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+	}
+	result, err := mover.RunJob(t.Context(), s.kube, r)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, result.Files)
+	nothingLeft(t, ns)
+}
+
+// TestJobSecrets looks, while a mover runs and after it, at every place where
+// the remote's credentials could be seen, and at what the mover may do.
+func TestJobSecrets(t *testing.T) {
+	s := reachable(t)
+	ns := namespace(t, "secrets")
+	from := aClaim(t, ns, "from")
+	fillRandom(t, filepath.Join(from, "file"), 1<<20)
+	apply(t, "src", fmt.Sprintf("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: carrier, namespace: %s}\n", ns))
+	r := s.request(ns, "from")
+	r.Mover.ServiceAccountName = "carrier"
+
+	looked := make(chan struct{})
+	s.Break(func(*http.Request) *objectstore.Failure { <-looked; return nil })
+	ended := make(chan error, 1)
+	go func() {
+		_, err := mover.RunJob(t.Context(), s.kube, r)
+		ended <- err
+	}()
+	pod, pid := jobPod(t, ns)
+	seen := map[string]string{
+		"objects":   kubectl(t, "src", "get", "jobs,pods,events,configmaps,serviceaccounts,persistentvolumeclaims,persistentvolumes,nodes", "-A", "-o", "yaml", "--show-managed-fields"),
+		"pod's log": kubectl(t, "src", "-n", ns, "logs", pod),
+	}
+	proc := filepath.Join("/proc", fmt.Sprint(pid))
+	for _, name := range []string{"cmdline", "environ", "mountinfo"} {
+		raw, err := os.ReadFile(filepath.Join(proc, name))
+		require.NoError(t, err)
+		seen[name] = string(raw)
+	}
+	// The only place: a file that only root reads, in memory.
+	task, err := os.ReadFile(filepath.Join(proc, "root", mover.TaskFile))
+	require.NoError(t, err)
+	require.Contains(t, string(task), s.Secret())
+	info, err := os.Stat(filepath.Join(proc, "root", mover.TaskFile))
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o400), info.Mode().Perm())
+	require.Regexp(t, mover.TaskFolder+` .* tmpfs `, seen["mountinfo"])
+	_, err = os.Stat(filepath.Join(proc, "root", "var/run/secrets"))
+	require.ErrorIs(t, err, os.ErrNotExist, "a token is mounted")
+
+	status, err := os.ReadFile(filepath.Join(proc, "status"))
+	require.NoError(t, err)
+	for _, set := range []string{"CapEff", "CapPrm", "CapBnd"} {
+		require.Contains(t, string(status), set+":\t0000000000000004\n", "it may read files of every owner, and nothing else")
+	}
+	require.Contains(t, string(status), "NoNewPrivs:\t1\n")
+	require.Contains(t, string(status), "Seccomp:\t2\n")
+
+	as := "--as=system:serviceaccount:" + ns + ":carrier"
+	for _, may := range [][]string{{"list", "secrets", "-n", ns}, {"get", "secrets", "-n", ns}, {"list", "pods", "-n", "kube-system"}, {"list", "namespaces"}, {"list", "secrets", "-A"}} {
+		out, _ := tryKubectl(t, "src", "", append([]string{"auth", "can-i", as}, may...)...)
+		require.Equal(t, "no", strings.TrimSpace(out), "%v", may)
+	}
+
+	close(looked)
+	require.NoError(t, <-ended)
+	seen["events"] = kubectl(t, "src", "get", "events", "-A", "-o", "yaml")
+	require.NoError(t, filepath.WalkDir(clusters(t).Src.Logs(), func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		raw, err := os.ReadFile(path)
+		seen[path] = string(raw)
+		return err
+	}))
+	require.Contains(t, seen[clusters(t).Src.AuditLog()], ns, "the logs are those of this test")
+	for where, text := range seen {
+		for _, secret := range []string{s.Secret(), password} {
+			require.NotContains(t, text, secret, where)
+			require.NotContains(t, text, base64.StdEncoding.EncodeToString([]byte(secret)), where)
+		}
+	}
+	nothingLeft(t, ns)
+}
+
+// copied restores the claims of a backup into another namespace of src.
+func copied(t testing.TB, f, id, ns string) (v1alpha1.Document, string) {
+	t.Helper()
+	to := ns + "-copy"
+	dropNamespace(t, "src", to)
+	d, r := document(t, "restore", id, "-f", f, "--map-namespace", ns+"="+to, "--filter", `ref.kind == "PersistentVolumeClaim"`)
+	require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, d.Volumes)
+	require.NotContains(t, r.stdout+r.stderr, "secret_access_key")
+	nothingLeft(t, to)
+	return d, to
+}
+
+// TestRestoreByJobs fills new claims by Jobs, also when one of them is killed.
+func TestRestoreByJobs(t *testing.T) {
+	s := reachable(t)
+	ns := namespace(t, "back")
+	from := aClaim(t, ns, "from")
+	for i := range 8 {
+		fillRandom(t, filepath.Join(from, fmt.Sprint(i)), 32<<20)
+	}
+	f := spec(t, everything(ns), s.document())
+	run, r := document(t, "run", "-f", f)
+	require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, run.Volumes)
+
+	killed := make(chan int, 1)
+	go func() {
+		defer close(killed)
+		_, pid := jobPod(t, ns+"-copy")
+		if p, err := os.FindProcess(pid); err == nil && p.Kill() == nil {
+			killed <- pid
+		}
+	}()
+	d, to := copied(t, f, run.Backup, ns)
+	line := volumeOf(t, d, "from")
+	require.Equal(t, "Job", line.Method)
+	require.Equal(t, v1alpha1.OutcomeRestored, line.Outcome, line.Reason)
+	if _, one := <-killed; one {
+		require.Equal(t, 2, line.Attempts)
+	}
+	same(t, described(t, from), described(t, folder(t, "src", to, "from")), "")
+}
+
+// TestRestoreStreamsWhereJobsCannot: the remote is at this machine's own
+// address, where nothing in the cluster is. The bytes come as a stream.
+func TestRestoreStreamsWhereJobsCannot(t *testing.T) {
+	s := reachable(t)
+	server, err := objectstore.Start(t.TempDir(), "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Close()) })
+	s.spec = server.Spec("prod")
+	ns := namespace(t, "streamed")
+	from := aClaim(t, ns, "from")
+	fillRandom(t, filepath.Join(from, "file"), 1<<20)
+	f := spec(t, everything(ns), s.document())
+	require.Equal(t, 0, backup(t, "init", "-f", f).code)
+	run, r := document(t, "run", "-f", f)
+	require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, run.Volumes)
+	d, to := copied(t, f, run.Backup, ns)
+	line := volumeOf(t, d, "from")
+	require.Equal(t, "HelperPod", line.Method)
+	require.Contains(t, line.Reason, "as a stream")
+	require.Contains(t, line.Reason, "cannot use the remote")
+	same(t, described(t, from), described(t, folder(t, "src", to, "from")), "")
+}
