@@ -17,7 +17,9 @@ type journal struct {
 	file *os.File
 	last int64
 
-	mu     sync.Mutex // held while a number is written, and while paused
+	mu sync.Mutex // held while a number is written, and while paused
+
+	orders sync.Mutex
 	paused bool
 }
 
@@ -62,6 +64,8 @@ func (j *journal) append() (int64, error) {
 // pause returns when nothing is being written, and nothing will be until
 // resume. Both may be called again.
 func (j *journal) pause() {
+	j.orders.Lock()
+	defer j.orders.Unlock()
 	if !j.paused {
 		j.mu.Lock()
 		j.paused = true
@@ -69,6 +73,8 @@ func (j *journal) pause() {
 }
 
 func (j *journal) resume() {
+	j.orders.Lock()
+	defer j.orders.Unlock()
 	if j.paused {
 		j.paused = false
 		j.mu.Unlock()

@@ -11,10 +11,10 @@
 //	witness write --file /data/numbers --next relay:7000
 //	witness relay --file /data/numbers --postgres db:5432
 //	witness check --first /a/numbers --second /b/numbers --postgres 127.0.0.1:5432
-//	witness pause | resume      in the container of a writer or relay
 //
 // A writer or relay that starts on the file of an earlier one goes on where it
-// ended. GET / at port 7001 tells how far it is.
+// ended. At port 7001, GET /status tells how far it is; GET /pause answers when
+// nothing is being written any more, until GET /resume.
 package main
 
 import (
@@ -40,7 +40,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("a role is needed: write, relay, check, pause or resume")
+		return errors.New("a role is needed: write, relay or check")
 	}
 	role := args[0]
 	flags := flag.NewFlagSet(role, flag.ContinueOnError)
@@ -65,8 +65,6 @@ func run(ctx context.Context, args []string) error {
 		return relay(ctx, *file, *postgres)
 	case "check":
 		return check(ctx, *firstFile, *secondFile, *postgres)
-	case "pause", "resume":
-		return control(role)
 	}
 	return fmt.Errorf("no role is called %q", role)
 }
