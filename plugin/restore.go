@@ -23,8 +23,7 @@ type restoreOptions struct {
 	dryRun         choice
 	toContext      string
 	fromCluster    string
-	namespaceMap   []string
-	classMap       []string
+	rewrite        rewriteFlags
 	image          string
 	parallel       int
 	timeout        time.Duration
@@ -51,6 +50,7 @@ the one given with --from-cluster.`,
 		Example: e.examples(
 			"restore latest -f backup.yaml --dry-run=server",
 			"restore latest -f backup.yaml --to-context dr --map-namespace shop=shop-copy --map-storage-class fast=premium",
+			"restore latest -f backup.yaml --to-context dr --rewrite to-dr.yaml",
 			`restore 20260131-020000-4f2a --remote /mnt/backups --kinds Secret --namespaces shop`),
 		Args:              exactArgs("ID|latest"),
 		ValidArgsFunction: completeIDs(e, &o.spec),
@@ -85,8 +85,7 @@ func (o *restoreOptions) AddFlags(c *cobra.Command) {
 func (o *restoreOptions) addTargetFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.toContext, "to-context", "", "context of the target cluster (default: the current one)")
 	f.StringVar(&o.fromCluster, "from-cluster", "", "UID of the cluster that latest is looked for, or any")
-	f.StringSliceVar(&o.namespaceMap, "map-namespace", nil, "from=to: a namespace goes by another name, references following")
-	f.StringSliceVar(&o.classMap, "map-storage-class", nil, "from=to: use another storage class")
+	o.rewrite.AddFlags(f)
 }
 
 // Complete turns the maps and filters into values.
@@ -97,10 +96,10 @@ func (o *restoreOptions) Complete() (err error) {
 	if o.parallel < 0 {
 		return usagef("--parallel must be positive, got %d", o.parallel)
 	}
-	if o.namespaces, err = pairs("--map-namespace", o.namespaceMap); err != nil {
+	if o.namespaces, err = pairs("--map-namespace", o.rewrite.namespaces); err != nil {
 		return err
 	}
-	if o.storageClasses, err = pairs("--map-storage-class", o.classMap); err != nil {
+	if o.storageClasses, err = pairs("--map-storage-class", o.rewrite.classes); err != nil {
 		return err
 	}
 	return o.objects.Complete()
@@ -138,6 +137,10 @@ func (o *restoreOptions) request(ctx context.Context, id string) (_ *repository.
 	if err != nil {
 		return nil, restore.Request{}, err
 	}
+	set, err := o.rewrite.beside(ctx)
+	if err != nil {
+		return nil, restore.Request{}, err
+	}
 	record, err := o.record(ctx, repo, id)
 	if err != nil {
 		return nil, restore.Request{}, err
@@ -147,7 +150,7 @@ func (o *restoreOptions) request(ctx context.Context, id string) (_ *repository.
 	}
 	request := restore.Request{
 		Target: target, Repository: repo, Record: &record, Remote: s.remote.Name, ToolVersion: Version(),
-		Namespaces: o.namespaces, StorageClasses: o.storageClasses,
+		Rewrite: set, Namespaces: o.namespaces, StorageClasses: o.storageClasses,
 		KeepNodePorts: o.keepNodePorts, RestoreStatus: o.restoreStatus,
 		Image: moverImage(o.image, nil), Transport: s.transport(s.moverOf(record.Policy)), Parallel: o.parallel, Timeout: o.timeout,
 	}

@@ -94,7 +94,7 @@ func TestUnusableSources(t *testing.T) {
 	}{
 		{"absent", []string{at("polcy.yaml")}, []string{"polcy.yaml does not exist", `did you mean "policy.yaml"?`}},
 		{"no documents", []string{at("empty")}, []string{"holds no .yaml, .yml or .json file"}},
-		{"only foreign documents", []string{at("foreign.yaml")}, []string{at("foreign.yaml") + ": no BackupPolicy and no BackupRemote in it", "passed over: 1"}},
+		{"only foreign documents", []string{at("foreign.yaml")}, []string{at("foreign.yaml") + ": no BackupPolicy, BackupRemote or RewriteSet in it", "passed over: 1"}},
 		{"faults of all files", []string{at("bad")}, []string{at("bad/a.yaml") + ":1:1: apiVersion: is missing", at("bad/b.yaml") + ":5:1: oops: unknown field"}},
 		{"same policy twice", []string{at("twice")}, []string{"BackupPolicy p is defined twice, the first time at " + at("twice/a.yaml")}},
 		{"same file twice", []string{at("policy.yaml"), at("policy.yaml")}, []string{"is named twice"}},

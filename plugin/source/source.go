@@ -161,10 +161,10 @@ func decode(texts []text) (*Loaded, error) {
 	switch {
 	case len(merged.Policies) > 0:
 		l.Provenance = l.ProvenanceOf(merged.Policies[0])
-	case len(merged.Remotes) > 0:
+	case len(merged.Remotes)+len(merged.Rewrites) > 0:
 		l.Provenance = texts[0].from
 	default:
-		return nil, v1alpha1.Usagef("%s: no BackupPolicy and no BackupRemote in it%s", names(texts), passedOver(merged.Foreign))
+		return nil, v1alpha1.Usagef("%s: no BackupPolicy, BackupRemote or RewriteSet in it%s", names(texts), passedOver(merged.Foreign))
 	}
 	return l, nil
 }

@@ -271,7 +271,8 @@ func (c *rewriteChecks) nodeLabels() {
 		c.named(path+".values", l.Values, false)
 	}
 	for i, l := range c.spec.NodeLabels {
-		if j, chained := keys[l.ToKey]; chained && l.ToKey != "" && l.ToKey != l.Key {
+		// What becomes of the values is seen when they are mapped.
+		if j, chained := keys[l.ToKey]; chained && l.ToKey != "" && l.ToKey != l.Key && c.spec.NodeLabels[j].ToKey != "" {
 			c.chain(fmt.Sprintf("spec.nodeLabels[%d].toKey", i), fmt.Sprintf("spec.nodeLabels[%d].key", j), l.Key, l.ToKey, c.spec.NodeLabels[j].ToKey)
 		}
 	}
