@@ -18,6 +18,7 @@ KUBE_LDFLAGS := -s -w -X $(KUBE_VERSION).gitVersion=v1.37.2 -X $(KUBE_VERSION).g
 
 SOURCES     := go.mod go.sum $(shell find cmd plugin spec -name '*.go' -not -name '*_test.go' -not -path '*/testdata/*')
 MODULES     := integration/go.mod integration/go.sum
+SIDECARS    := bin/csi-provisioner bin/csi-snapshotter bin/snapshot-controller
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -65,13 +66,20 @@ bin/kubectl_complete-backup: Makefile
 	@printf '#!/bin/sh\nexec kubectl-backup __complete "$$@"\n' >$@
 	@chmod +x $@
 
-tools: bin/kube bin/rclone bin/kopia bin/toxiproxy ## what the tests use: Kubernetes, rclone and kopia, from source
+tools: bin/kube $(SIDECARS) bin/rclone bin/kopia bin/toxiproxy ## what the tests use: Kubernetes, CSI's sidecars, rclone and kopia, from source
 
 bin/kube: $(MODULES) $(wildcard integration/cmd/kube/*.go)
 	@echo 'building Kubernetes: about 15 minutes on two cores the first time'
 	cd integration && go build -ldflags '$(KUBE_LDFLAGS)' -o ../$@ ./cmd/kube
 	@ln -sf kube bin/kubectl
 	@touch $@
+
+$(SIDECARS) &: integration/csi/sidecars/go.mod integration/csi/sidecars/go.sum
+	cd integration/csi/sidecars && go build -ldflags '-s -w' -o ../../../bin/ \
+		github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner \
+		github.com/kubernetes-csi/external-snapshotter/v8/cmd/csi-snapshotter \
+		github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller
+	@touch $(SIDECARS)
 
 bin/rclone: $(MODULES) $(wildcard integration/cmd/rclone/*.go)
 	cd integration && go build -ldflags '-s -w' -o ../$@ ./cmd/rclone
@@ -100,7 +108,7 @@ lint: ## gofmt, vet, staticcheck, the import table
 	cd integration && go vet $(LINTED) && go run $(STATICCHECK) $(LINTED)
 	go test -run 'TestImports' ./plugin
 
-cluster: machine build bin/kube ## start the clusters src and dst: .cluster/kubeconfig
+cluster: machine build bin/kube $(SIDECARS) ## start the clusters src and dst: .cluster/kubeconfig
 	cd integration && go run ./cmd/cluster up
 
 cluster-down: ## end the clusters, and remove all that they left

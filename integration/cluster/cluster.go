@@ -15,9 +15,10 @@
 //
 // All servers listen on loopback. Outside of the base directory a cluster
 // has: one control group, one local route (the Services' addresses), the
-// pods' network interfaces, and a few files that containerd, CNI and the
-// kubelet keep in fixed places; Down removes them all. What stays are kernel
-// settings that the kubelet and CNI make (forwarding of packets, for one).
+// pods' network interfaces, loop devices, and a few files that containerd, CNI
+// and the kubelet keep in fixed places; Down removes them all. What stays are
+// kernel settings that the kubelet and CNI make (forwarding of packets, for
+// one).
 //
 // The package does not try to be a distribution: one node, no upgrade, no
 // network policies, no way out of the cluster's own network, and data is gone

@@ -45,9 +45,12 @@ func TestClusters(t *testing.T) {
 		}
 	})
 	t.Run("the API server is gone and comes back", func(t *testing.T) { testServerOutage(t, cs.Src) })
+	t.Run("the CSI driver misbehaves, is gone and comes back", func(t *testing.T) { testDriverOutage(t, cs.Src) })
 	t.Run("up over crashed clusters", func(t *testing.T) {
-		// Of one all servers are dead, their containers live on; of the
-		// other only the kubelet is dead.
+		// Of one all servers are dead, their containers live on, and one
+		// waits for a filesystem that is frozen; of the other only the
+		// kubelet is dead.
+		freezeVolume(t, cs.Src)
 		for _, p := range cs.Src.state.Processes {
 			if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
@@ -159,6 +162,8 @@ func testNode(t *testing.T, c *Cluster) {
 		}
 	})
 	t.Run("claims", func(t *testing.T) { testClaims(t, c) })
+	t.Run("snapshots", func(t *testing.T) { testSnapshots(t, c) })
+	t.Run("group snapshots", func(t *testing.T) { testGroupSnapshot(t, c) })
 	t.Run("postgres, by exec and as a Service", func(t *testing.T) { testPostgres(t, c) })
 	t.Run("requests are in the audit log", func(t *testing.T) {
 		mustKubectl(t, c, "get", "configmaps", "--all-namespaces", "--chunk-size=17")
@@ -294,6 +299,15 @@ func nothingLeft(t *testing.T, cs *Clusters, networks []int, sockets []string) {
 		// Network namespaces are mounts below the base directory too.
 		if strings.HasPrefix(m.point, cs.Dir) {
 			t.Errorf("mount %s stayed", m.point)
+		}
+	}
+	loops, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range loops {
+		if b, err := os.ReadFile(l); err == nil && strings.HasPrefix(string(b), cs.Dir) {
+			t.Errorf("%s stayed: %s", l, b)
 		}
 	}
 	for _, n := range networks {

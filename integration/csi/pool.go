@@ -213,3 +213,13 @@ func run(name string, args ...string) error {
 	}
 	return nil
 }
+
+// Stored lists the volumes, snapshots and groups that a driver with this
+// directory keeps, also where a call did not come to its end.
+func Stored(dir string) ([]string, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "pool", "*", "*.*"))
+	for i, file := range files {
+		files[i] = filepath.Base(file)
+	}
+	return files, err
+}
