@@ -25,30 +25,37 @@ func newMover(e *env) *cobra.Command {
 		Args:    exactArgs(),
 		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	var root string
+	var root, device string
 	rootFlag := func(c *cobra.Command) *cobra.Command {
 		c.Flags().StringVar(&root, "root", "/volume", "folder that the volume is mounted at")
+		c.Flags().StringVar(&device, "device", "", "device of a block volume, instead of a folder")
 		return c
 	}
 	attended := false
 	send := rootFlag(&cobra.Command{
-		Use: "send", Short: "Read a folder as a stream to stdout", Args: exactArgs(),
+		Use: "send", Short: "Read a folder or a device as a stream to stdout", Args: exactArgs(),
 		Example: e.examples("mover send --root /volume > stream"),
 		RunE: func(c *cobra.Command, _ []string) error {
-			return moverSend(c.Context(), e, root, attended)
+			return moverSend(c.Context(), e, root, device, attended)
 		},
 	})
 	send.Flags().BoolVar(&attended, "attended", false, "end when stdin does: whoever started it is gone")
 	extra := newChoice("keep", "remove")
 	receive := rootFlag(&cobra.Command{
-		Use: "receive", Short: "Fill a folder from a stream on stdin; the report is on stdout", Args: exactArgs(),
+		Use: "receive", Short: "Fill a folder or a device from a stream on stdin; the report is on stdout", Args: exactArgs(),
 		Example: e.examples("mover receive --root /volume < stream"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			options := volume.WriteOptions{Extra: volume.Keep}
 			if extra.value == "remove" {
 				options.Extra = volume.Remove
 			}
-			report, err := volume.WriteTree(c.Context(), volume.NewDecoder(e.In), root, options)
+			var report volume.Report
+			var err error
+			if device != "" {
+				report, err = volume.WriteDevice(c.Context(), volume.NewDecoder(e.In), device, false)
+			} else {
+				report, err = volume.WriteTree(c.Context(), volume.NewDecoder(e.In), root, options)
+			}
 			if err != nil {
 				return err
 			}
@@ -89,11 +96,17 @@ func moverWaitOnce(ctx context.Context, idle time.Duration, once string) error {
 	return os.WriteFile(once, nil, 0o600)
 }
 
-// moverSend sends a folder. A sender whose reader is gone may wait in a write
+// moverSend sends a folder or a device. A sender whose reader is gone may wait in a write
 // for ever; the end of stdin ends it all the same.
-func moverSend(ctx context.Context, e *env, root string, attended bool) error {
+func moverSend(ctx context.Context, e *env, root, device string, attended bool) error {
 	sent, gone := make(chan error, 1), make(chan error, 1)
-	go func() { sent <- volume.ReadTree(ctx, root, volume.NewEncoder(e.Out)) }()
+	go func() {
+		if device != "" {
+			sent <- volume.ReadDevice(ctx, device, volume.NewEncoder(e.Out))
+			return
+		}
+		sent <- volume.ReadTree(ctx, root, volume.NewEncoder(e.Out))
+	}()
 	if attended {
 		go func() {
 			_, err := io.Copy(io.Discard, e.In)

@@ -41,14 +41,17 @@ func (m *carrier) ephemeral(ctx context.Context, line *v1alpha1.VolumeLine, sink
 			line.Warnings = append(line.Warnings, fmt.Sprintf("ephemeral container %s was not stopped and ends by itself: %s", container.Name, oneLine(err)))
 		}
 	}()
-	return m.send(ctx, where, sink)
+	return m.send(ctx, where, sink, "--root", mover.Root)
 }
 
 // helper reads a claim through a pod of our own. A claim that is in use can
 // often be mounted on one node only.
 func (m *carrier) helper(claim, node string) func(context.Context, *v1alpha1.VolumeLine, func(io.Reader, decodeFunc) error) error {
 	return func(ctx context.Context, line *v1alpha1.VolumeLine, sink func(io.Reader, decodeFunc) error) error {
-		pod := mover.Pod(line.Ref.Namespace, m.image, claim, true)
+		pod, where := mover.Pod(line.Ref.Namespace, m.image, claim, true), []string{"--root", mover.Root}
+		if line.VolumeMode == "Block" {
+			pod, where = mover.DevicePod(line.Ref.Namespace, m.image, claim), []string{"--device", mover.Device}
+		}
 		if node != "" {
 			pod.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
 				RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
@@ -57,7 +60,7 @@ func (m *carrier) helper(claim, node string) func(context.Context, *v1alpha1.Vol
 			}}
 		}
 		err := mover.With(ctx, m.cluster, pod, func(name string) error {
-			return m.send(ctx, kube.ExecOptions{Namespace: pod.Namespace, Pod: name, Container: "mover"}, sink)
+			return m.send(ctx, kube.ExecOptions{Namespace: pod.Namespace, Pod: name, Container: "mover"}, sink, where...)
 		})
 		if errors.Is(err, mover.ErrNotRemoved) {
 			line.Warnings = append(line.Warnings, oneLine(err))
@@ -67,8 +70,9 @@ func (m *carrier) helper(claim, node string) func(context.Context, *v1alpha1.Vol
 	}
 }
 
-// send runs our own sender in a container that mounts the volume.
-func (m *carrier) send(ctx context.Context, where kube.ExecOptions, sink func(io.Reader, decodeFunc) error) error {
-	where.Command = []string{mover.Program, "mover", "send", "--root", mover.Root, "--attended"}
+// send runs our own sender in a container that has the volume; from are its
+// flags that say where.
+func (m *carrier) send(ctx context.Context, where kube.ExecOptions, sink func(io.Reader, decodeFunc) error, from ...string) error {
+	where.Command = append([]string{mover.Program, "mover", "send", "--attended"}, from...)
 	return m.run(ctx, where, func(in io.Reader) error { return sink(in, nil) })
 }

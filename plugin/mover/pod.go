@@ -33,6 +33,15 @@ func Name() string {
 	return "kubectl-backup-" + hex.EncodeToString(b[:])
 }
 
+// DevicePod is a pod that has a block volume as its device, and waits to be
+// used.
+func DevicePod(namespace, image, claim string) *corev1.Pod {
+	pod := Pod(namespace, image, claim, false)
+	c := &pod.Spec.Containers[0]
+	c.VolumeMounts, c.VolumeDevices = nil, []corev1.VolumeDevice{{Name: "volume", DevicePath: Device}}
+	return pod
+}
+
 // Pod is a pod that mounts a claim at /volume and waits to be used.
 func Pod(namespace, image, claim string, readOnly bool) *corev1.Pod {
 	root, no, grace := int64(0), false, int64(0)

@@ -292,7 +292,7 @@ func (p *Plan) fillPod(ctx context.Context, pod v1alpha1.Ref, container string, 
 		return
 	}
 	for _, v := range volumes {
-		if err := p.receive(ctx, v, methodInit, where, rootOf(v)); err != nil {
+		if err := p.receive(ctx, v, methodInit, where, "--root", rootOf(v), "--extra", "remove"); err != nil {
 			v.settle(v1alpha1.OutcomeFailed, "its data could not be put in place: %s", err)
 		}
 		v.line.Pod = pod.Name
@@ -382,7 +382,7 @@ func (p *Plan) fillEphemeral(ctx context.Context, pod v1alpha1.Ref, v *volumeIte
 	if !shared {
 		defer p.release(ctx, where)
 	}
-	return p.receive(ctx, v, methodEphemeral, where, rootOf(v))
+	return p.receive(ctx, v, methodEphemeral, where, "--root", rootOf(v), "--extra", "remove")
 }
 
 // podsOf waits until a controller has made a number of pods.

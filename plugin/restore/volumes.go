@@ -108,8 +108,6 @@ func (p *Plan) planVolume(ctx context.Context, v *volumeItem, saved v1alpha1.Vol
 		v.settle(v1alpha1.OutcomeSkipped, "it was not saved: %s", saved.Reason)
 	case saved.Snapshot == "":
 		v.settle(v1alpha1.OutcomeFailed, "the backup does not hold its data: %s", saved.Reason)
-	case saved.VolumeMode == "Block" && p.request.Transport.Task == nil && (o == v1alpha1.OutcomeCreate || o == v1alpha1.OutcomeApply):
-		v.settle(v1alpha1.OutcomeFailed, "a raw block volume is filled by a Job, and none can be used: %s", p.forbidden())
 	case o == v1alpha1.OutcomeCreate, claim && o == v1alpha1.OutcomeApply:
 		v.settle(v1alpha1.OutcomeCreate, "its data would be put in place")
 	case claim && (o == v1alpha1.OutcomeUnchanged || o == v1alpha1.OutcomeConflict):
@@ -251,13 +249,13 @@ func (p *Plan) fillClaim(ctx context.Context, v *volumeItem) error {
 	if reason == "" {
 		return p.filled(ctx, v.owner)
 	}
+	pod, to := mover.Pod(v.owner.ref.Namespace, p.request.Image, v.owner.ref.Name, false), []string{"--root", mover.Root, "--extra", "remove"}
 	if v.line.VolumeMode == "Block" {
-		return fmt.Errorf("a raw block volume is filled by a Job, and none can be used: %s", reason)
+		pod, to = mover.DevicePod(v.owner.ref.Namespace, p.request.Image, v.owner.ref.Name), []string{"--device", mover.Device}
 	}
-	pod := mover.Pod(v.owner.ref.Namespace, p.request.Image, v.owner.ref.Name, false)
 	pod.Labels[kube.LabelRun] = p.request.Record.ID
 	err = mover.With(ctx, p.request.Target, pod, func(name string) error {
-		return p.receive(ctx, v, methodHelper, kube.ExecOptions{Namespace: pod.Namespace, Pod: name, Container: "mover"}, mover.Root)
+		return p.receive(ctx, v, methodHelper, kube.ExecOptions{Namespace: pod.Namespace, Pod: name, Container: "mover"}, to...)
 	})
 	if errors.Is(err, mover.ErrNotRemoved) {
 		v.owner.warn("%s", err)
@@ -289,12 +287,12 @@ func (p *Plan) withdraw(ctx context.Context, v *volumeItem, cause error) {
 	v.owner.settle(v1alpha1.OutcomeFailed, "taken back, because its data could not be put in place")
 }
 
-// receive sends a volume of the backup into a folder of a waiting mover. A
-// stream that broke is sent again from its beginning.
-func (p *Plan) receive(ctx context.Context, v *volumeItem, method string, where kube.ExecOptions, root string) error {
+// receive sends a volume of the backup to a waiting mover; to are the
+// receiver's flags. A stream that broke is sent again from its beginning.
+func (p *Plan) receive(ctx context.Context, v *volumeItem, method string, where kube.ExecOptions, to ...string) error {
 	started := time.Now()
 	add, done := p.request.task(v.name(), v.line.Bytes)
-	where.Command = []string{mover.Program, "mover", "receive", "--root", root, "--extra", "remove"}
+	where.Command = append([]string{mover.Program, "mover", "receive"}, to...)
 	var report volume.Report
 	var err error
 	for n := 1; n <= 3; n++ {
