@@ -131,6 +131,9 @@ func nominalShares(c *conversion) error {
 		delete(limited, "nominalConcurrencyShares")
 	}
 	delete(notes, preserve)
+	if kept && len(notes) == 0 {
+		delete(section(c.content, "metadata"), "annotations")
+	}
 	return nil
 }
 

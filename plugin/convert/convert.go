@@ -75,7 +75,7 @@ func Object(content map[string]any, served Served) (notes []string, err error) {
 		sameShape := true
 		for _, s := range way {
 			if s.change != nil {
-				sameShape = false
+				sameShape = sameShape && s.keeps
 				if err := s.change(c); err != nil {
 					return nil, &Error{from, err.Error()}
 				}
@@ -101,9 +101,11 @@ func kindOf(content map[string]any) schema.GroupVersionKind {
 }
 
 // step is one conversion; change is nil where only the version's name changes.
+// keeps says that fields keep their names all the same.
 type step struct {
 	from, to schema.GroupVersionKind
 	change   func(*conversion) error
+	keeps    bool
 }
 
 // conversion is the work on one object.

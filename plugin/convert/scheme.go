@@ -66,9 +66,12 @@ func (c *conversion) byScheme(from, to schema.GroupVersionKind) error {
 		c.note("fields that %s does not know are lost: %s", from.GroupVersion(), strings.TrimPrefix(err.Error(), "json: "))
 	}
 	scheme.Default(old)
-	// UnsafeConvertToVersion goes by way of the internal version, which is what
-	// the API server does.
-	converted, err := scheme.UnsafeConvertToVersion(old, runtime.GroupVersioner(to.GroupVersion()))
+	// Versions convert to and from the internal one only.
+	internal, err := scheme.UnsafeConvertToVersion(old, schema.GroupVersion{Group: from.Group, Version: runtime.APIVersionInternal})
+	if err != nil {
+		return err
+	}
+	converted, err := scheme.UnsafeConvertToVersion(internal, to.GroupVersion())
 	if err != nil {
 		return err
 	}

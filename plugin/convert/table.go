@@ -73,6 +73,10 @@ var changes = []struct {
 	{[]string{"StatefulSet"}, "apps/v1beta1", "apps/v1", oldStatefulSet},
 }
 
+// keepsFields are the kinds of changes of which no field got another name, so
+// that who owns which can still be said.
+var keepsFields = map[string]bool{"PodDisruptionBudget": true, "CertificateSigningRequest": true}
+
 // gone are kinds that no version has any more, with what does their work.
 var gone = map[schema.GroupKind]string{
 	{Group: "policy", Kind: "PodSecurityPolicy"}:           "the kind was removed in 1.25; Pod Security admission, by labels of namespaces, does its work",
@@ -103,7 +107,7 @@ func buildSteps() map[schema.GroupVersionKind][]step {
 	for _, c := range changes {
 		for _, kind := range c.kinds {
 			a := gvk(c.from, kind)
-			out[a] = append(out[a], step{a, gvk(c.to, kind), c.change})
+			out[a] = append(out[a], step{a, gvk(c.to, kind), c.change, keepsFields[kind]})
 		}
 	}
 	return out
