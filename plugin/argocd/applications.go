@@ -47,11 +47,6 @@ type Managed struct {
 	TrackingID, Instance string
 }
 
-// ManagedOf takes the marks of an object.
-func ManagedOf(ref v1alpha1.Ref, o *object.Object) Managed {
-	return Managed{Ref: ref, TrackingID: o.Annotations[AnnotationTracking], Instance: o.Labels[LabelInstance]}
-}
-
 // Owners finds the Applications in a cluster that manage any of the objects of
 // the same cluster, and what manages those in turn: ApplicationSets, and
 // Applications of Applications. What stands higher comes first. There are none

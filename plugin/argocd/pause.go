@@ -85,7 +85,20 @@ func Pause(ctx context.Context, c *kube.Cluster, apps []*Application, owner stri
 	return p, nil
 }
 
-// Refs are those that were paused.
+// Resume gives back what Pause took, the lowest first. It tries all of them,
+// whatever becomes of one, and returns the errors of those that failed.
+func (p *Paused) Resume(ctx context.Context) map[v1alpha1.Ref]error {
+	failed := map[v1alpha1.Ref]error{}
+	for _, a := range slices.Backward(p.apps) {
+		if err := a.resume(ctx, p.c); err != nil {
+			failed[a.Ref] = err
+		}
+	}
+	p.apps = nil
+	return failed
+}
+
+// Refs are those that are paused, the highest first.
 func (p *Paused) Refs() []v1alpha1.Ref {
 	out := make([]v1alpha1.Ref, 0, len(p.apps))
 	for _, a := range p.apps {
@@ -94,21 +107,10 @@ func (p *Paused) Refs() []v1alpha1.Ref {
 	return out
 }
 
-// Resume gives back what Pause took, the lowest first. It tries all of them,
-// whatever becomes of one.
-func (p *Paused) Resume(ctx context.Context) error {
-	var errs []error
-	for _, a := range slices.Backward(p.apps) {
-		if err := a.resume(ctx, p.c); err != nil {
-			errs = append(errs, fmt.Errorf("resume %s of Argo CD: %w (hint: kubectl backup argocd resume does it)", a.Ref, err))
-		}
-	}
-	p.apps = nil
-	return errors.Join(errs...)
-}
+// Pausable says whether Argo CD changes anything by itself because of it.
+func (a *Application) Pausable() bool { return a.automated || a.paused != "" }
 
-// LeftPaused finds what is paused by owners for which gone says so. The lowest
-// come first.
+// LeftPaused finds what is paused by owners for which gone says so.
 func LeftPaused(ctx context.Context, c *kube.Cluster, gone func(owner string) bool) (*Paused, error) {
 	all, err := applications(ctx, c)
 	if err != nil {

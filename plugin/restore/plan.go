@@ -47,6 +47,9 @@ type item struct {
 	controlled    bool // a built-in controller makes it from its owner
 	spare         bool // a namespace that was not asked for, used only if needed
 
+	// trackingID and instance are Argo CD's marks, where they are kept.
+	trackingID, instance string
+
 	// liveUID is the object's UID in the target, once it is there.
 	liveUID string
 	// made says that this restore created it.
@@ -79,7 +82,9 @@ type Plan struct {
 	waves   [][]v1alpha1.Ref // saved refs
 	defined map[kindKey]kube.Kind
 	volumes []*volumeItem
-	jobs    jobs
+	// applications are Argo CD's, the highest first.
+	applications []*application
+	jobs         jobs
 
 	// missingNamespaces are needed and neither here nor in the backup.
 	missingNamespaces []string
@@ -141,6 +146,9 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 		return nil, err
 	}
 	p.order()
+	if err := p.findApplications(ctx); err != nil {
+		return nil, err
+	}
 	return p, nil
 }
 
@@ -374,6 +382,7 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 	if i.hasStatus && !i.keepStatus && i.custom && !p.request.RestoreStatus && !i.spare {
 		p.droppedStatus[kindName(i.saved)]++
 	}
+	i.trackingID, i.instance = marksOf(d)
 	i.line.Warnings = append(i.line.Warnings, rewrite.Clean(d, p.cleanOptions(i, true))...)
 	i.digest, err = digest(d)
 	if err != nil || i.line.Outcome == v1alpha1.OutcomeFailed {

@@ -58,6 +58,9 @@ func (p *Plan) Document() *v1alpha1.Document {
 			Objects: objects[g.Name], Volumes: volumes[g.Name],
 		})
 	}
+	for _, a := range p.applications {
+		d.Applications = append(d.Applications, a.line)
+	}
 	for kind, n := range p.droppedStatus {
 		d.Warnings = append(d.Warnings, fmt.Sprintf("the status of %d %s is not restored: its controller writes it, or --restore-status does", n, kind))
 	}

@@ -116,7 +116,7 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 		}
 		return p.Document(), nil
 	}
-	err = p.execute(ctx)
+	err = p.paused(ctx, func() error { return p.execute(ctx) })
 	if err != nil {
 		p.abandon()
 	}

@@ -81,6 +81,8 @@ const (
 	OutcomeConflict    Outcome = "Conflict"    // the target holds something else by that name
 	OutcomeIncomplete  Outcome = "Incomplete"  // partly done; the reason says what lacks
 	OutcomeHeld        Outcome = "Held"        // a pod was quiet while its group was cut
+	OutcomePaused      Outcome = "Paused"      // in a plan: would be paused; in a report: still is
+	OutcomeResumed     Outcome = "Resumed"     // was paused, and is as it was before
 	OutcomeFailed      Outcome = "Failed"
 )
 
@@ -231,6 +233,14 @@ type Provenance struct {
 	Dirty  bool   `json:"dirty,omitempty"`
 }
 
+// ApplicationLine is an Application or ApplicationSet of Argo CD that manages
+// something that is restored, or manages what does.
+type ApplicationLine struct {
+	Ref     Ref     `json:"ref"`
+	Outcome Outcome `json:"outcome"`
+	Reason  string  `json:"reason"`
+}
+
 // UnreadKind is a kind, or a whole API group version, that could not be read.
 type UnreadKind struct {
 	Group   string `json:"group"`
@@ -270,6 +280,8 @@ type Document struct {
 	Objects     []ObjectLine `json:"objects"`
 	Volumes     []VolumeLine `json:"volumes"`
 	Unread      []UnreadKind `json:"unread,omitempty"`
+	// Applications lists what of Argo CD is paused while a restore works.
+	Applications []ApplicationLine `json:"applications,omitempty"`
 	// Mentions lists objects that hold a rewritten name in free text that was
 	// left alone.
 	Mentions []string `json:"mentions,omitempty"`

@@ -1,0 +1,112 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/argocd"
+	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
+	"github.com/kubectl-backup/kubectl-backup/plugin/rewrite"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+// resumeWithin is how long giving Argo CD's Applications back their policy may
+// take after a restore has ended, however it ended.
+const resumeWithin = time.Minute
+
+// application is one of Argo CD's that is paused while the restore works.
+type application struct {
+	*argocd.Application
+	line v1alpha1.ApplicationLine
+}
+
+// marksOf takes from a draft by what Argo CD knows whose it is: copies have
+// lost these marks.
+func marksOf(d *rewrite.Draft) (trackingID, instance string) {
+	meta := section(d.Content, "metadata")
+	trackingID, _ = section(meta, "annotations")[argocd.AnnotationTracking].(string)
+	instance, _ = section(meta, "labels")[argocd.LabelInstance].(string)
+	return trackingID, instance
+}
+
+// findApplications finds what of Argo CD would work against the restore: it
+// would take back, or remove, what it did not put there itself.
+func (p *Plan) findApplications(ctx context.Context) error {
+	var managed []argocd.Managed
+	for _, i := range p.items {
+		if i.line.Outcome == v1alpha1.OutcomeCreate || i.line.Outcome == v1alpha1.OutcomeApply {
+			managed = append(managed, argocd.Managed{Ref: i.ref, TrackingID: i.trackingID, Instance: i.instance})
+		}
+	}
+	owners, err := argocd.Owners(ctx, p.request.Target, managed)
+	if denied := new(kube.DeniedError); errors.As(err, &denied) {
+		p.warnings = append(p.warnings, fmt.Sprintf("whether Argo CD manages what is restored is not known, and nothing of it is paused: %s", denied))
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, a := range owners {
+		if a.Pausable() {
+			p.applications = append(p.applications, &application{a, v1alpha1.ApplicationLine{
+				Ref: a.Ref, Outcome: v1alpha1.OutcomePaused, Reason: "it changes by itself what is restored, so it is paused until that is done"}})
+		}
+	}
+	return nil
+}
+
+// paused does work while Argo CD leaves it alone, and resumes Argo CD whatever
+// became of the work: what it paused itself, and what earlier restores did that
+// are gone.
+func (p *Plan) paused(ctx context.Context, work func() error) (err error) {
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeWithin)
+		defer cancel()
+		if problem := p.resumeOthers(ctx); problem != nil {
+			p.warnings = append(p.warnings, problem.Error())
+		}
+	}()
+	if len(p.applications) == 0 {
+		return work()
+	}
+	var apps []*argocd.Application
+	for _, a := range p.applications {
+		apps = append(apps, a.Application)
+	}
+	warn := func(w string) { p.warnings = append(p.warnings, w) }
+	pause, err := argocd.Pause(ctx, p.request.Target, apps, mover.Owner(), warn)
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeWithin)
+		defer cancel()
+		failed := pause.Resume(ctx)
+		for _, a := range p.applications {
+			if problem := failed[a.Ref]; problem != nil {
+				a.line.Reason = "it could not be resumed: " + problem.Error()
+				err = errors.Join(err, fmt.Errorf("resume %s of Argo CD: %w (hint: kubectl backup argocd resume does it)", a.Ref, problem))
+			} else {
+				a.line.Outcome, a.line.Reason = v1alpha1.OutcomeResumed, "it was paused while the restore worked, and has its former policy"
+			}
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	return work()
+}
+
+func (p *Plan) resumeOthers(ctx context.Context) error {
+	left, err := argocd.LeftPaused(ctx, p.request.Target, mover.Gone)
+	if denied := new(kube.DeniedError); errors.As(err, &denied) {
+		return nil // then no earlier restore of ours has paused any
+	}
+	if err != nil {
+		return fmt.Errorf("look for what earlier restores left paused of Argo CD: %w", err)
+	}
+	for ref, problem := range left.Resume(ctx) {
+		err = errors.Join(err, fmt.Errorf("an earlier restore left %s of Argo CD paused, and it could not be resumed: %w", ref, problem))
+	}
+	return err
+}
