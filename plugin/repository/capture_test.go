@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -170,4 +171,81 @@ func TestWhatAnotherProcessStored(t *testing.T) {
 	lost := part
 	lost.Snapshot = "k0123456789abcdef0123456789abcdef"
 	require.Error(t, s.AddVolume(t.Context(), line, lost))
+}
+
+func TestPartsAndExtraFilesOfARestore(t *testing.T) {
+	m := initialized(t, &repositorytest.Memory{})
+	r := repositorytest.Open(t, at(m), repository.OpenOptions{})
+	src := t.TempDir()
+	volumetest.Write(t, src+"/a/first", "several names")
+	require.NoError(t, os.MkdirAll(src+"/b/deep", 0o700))
+	require.NoError(t, os.Link(src+"/a/first", src+"/b/deep/again"))
+	require.NoError(t, os.Link(src+"/a/first", src+"/b/more"))
+	volumetest.Write(t, src+"/b/large", strings.Repeat("0123456789", 3<<20))
+	volumetest.Write(t, src+"/bb/not", "in b")
+	_, part := captured(t, r, src, repository.CaptureOptions{})
+
+	some := t.TempDir()
+	volumetest.Write(t, some+"/other/file", "stays: only a part was asked for")
+	volumetest.Write(t, some+"/b/extra", "goes")
+	result, err := r.RestoreFolder(t.Context(), part, some, repository.RestoreOptions{Path: "/b/", Extra: volume.Remove})
+	require.NoError(t, err)
+	require.Empty(t, result.Issues)
+	require.FileExists(t, some+"/other/file")
+	require.NoFileExists(t, some+"/b/extra")
+	require.NoFileExists(t, some+"/bb/not")
+	requireSameTree(t, src+"/b", some+"/b")
+	first, err := os.Stat(some + "/b/deep/again")
+	require.NoError(t, err)
+	more, err := os.Stat(some + "/b/more")
+	require.NoError(t, err)
+	require.True(t, os.SameFile(first, more))
+
+	_, err = r.RestoreFolder(t.Context(), part, some, repository.RestoreOptions{Path: "c"})
+	require.ErrorContains(t, err, "c is not in the volume")
+
+	all := t.TempDir()
+	volumetest.Write(t, all+"/a/first/in", "a folder in the place of a file")
+	volumetest.Write(t, all+"/extra", "goes")
+	_, err = r.RestoreFolder(t.Context(), part, all, repository.RestoreOptions{Extra: volume.Remove})
+	require.NoError(t, err)
+	requireSameTree(t, src, all)
+
+	kept := t.TempDir()
+	volumetest.Write(t, kept+"/a/first/in", "not asked to be removed")
+	result, err = r.RestoreFolder(t.Context(), part, kept, repository.RestoreOptions{})
+	require.NoError(t, err)
+	require.FileExists(t, kept+"/a/first/in")
+	require.Equal(t, 3, result.Lost, "it and its further names could not be written: %v", result.Issues)
+}
+
+// TestDamageInAFolder loses packs: what they held is named, the rest comes.
+func TestDamageInAFolder(t *testing.T) {
+	m := initialized(t, &repositorytest.Memory{})
+	r := repositorytest.Open(t, at(m), repository.OpenOptions{})
+	src := t.TempDir()
+	volumetest.Write(t, src+"/kept", "stored by the first")
+	_, _ = captured(t, r, src, repository.CaptureOptions{})
+	before := m.Blobs()
+	volumetest.Write(t, src+"/lost", "stored by the second")
+	volumetest.Write(t, src+"/lost-large", strings.Repeat("0123456789", 3<<20))
+	_, part := captured(t, r, src, repository.CaptureOptions{})
+	for _, id := range m.Blobs() {
+		if strings.HasPrefix(string(id), "p") && !slices.Contains(before, id) {
+			m.Remove(id)
+		}
+	}
+	dst := t.TempDir()
+	volumetest.Write(t, dst+"/lost", "better than nothing")
+	reader := repositorytest.Open(t, at(m), repository.OpenOptions{ReadOnly: true})
+	result, err := reader.RestoreFolder(t.Context(), part, dst, repository.RestoreOptions{})
+	require.NoError(t, err)
+	require.Equal(t, 2, result.Lost)
+	require.Contains(t, strings.Join(result.Issues, "\n"), "lost: not written: damaged in the repository")
+	b, err := os.ReadFile(dst + "/lost")
+	require.NoError(t, err)
+	require.Equal(t, "better than nothing", string(b))
+	b, err = os.ReadFile(dst + "/kept")
+	require.NoError(t, err)
+	require.Equal(t, "stored by the first", string(b))
 }

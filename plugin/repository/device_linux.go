@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 
@@ -163,36 +162,23 @@ func (r *Repository) restoreDevice(ctx context.Context, part VolumePart, path st
 	if err := d.Fit(file.FileSize); err != nil {
 		return volume.Report{}, err
 	}
+	c := &storedFile{r: r, id: file.ObjectID, size: file.FileSize, holes: holes, workers: workersOf(o), progress: o.Progress}
 	group, ctx := errgroup.WithContext(ctx)
-	stretches := make(chan volume.Extent)
-	for range workersOf(o) {
-		group.Go(func() error { return r.copyOut(ctx, file, d, stretches, o) })
-	}
 	group.Go(func() error {
-		defer close(stretches)
-		var at int64
-		for _, h := range append(holes, volume.Extent{Offset: file.FileSize}) {
-			if h.Offset < at || h.Offset+h.Length > file.FileSize {
-				return fmt.Errorf("%w: a hole", errAttributes)
+		_, err := c.CopyTo(ctx, d)
+		return err
+	})
+	group.Go(func() error {
+		if o.Zeroed {
+			return nil
+		}
+		for _, h := range holes {
+			if err := d.Zero(h.Offset, h.Length); err != nil {
+				return err
 			}
-			for at < h.Offset {
-				x := volume.Extent{Offset: at, Length: min(restorePiece, h.Offset-at)}
-				select {
-				case stretches <- x:
-				case <-ctx.Done():
-					return context.Cause(ctx)
-				}
-				at += x.Length
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
 			}
-			if !o.Zeroed && h.Length > 0 {
-				if err := d.Zero(h.Offset, h.Length); err != nil {
-					return err
-				}
-			}
-			if o.Progress != nil {
-				o.Progress(h.Length)
-			}
-			at = h.Offset + h.Length
 		}
 		return nil
 	})
@@ -200,42 +186,6 @@ func (r *Repository) restoreDevice(ctx context.Context, part VolumePart, path st
 		return volume.Report{}, err
 	}
 	return volume.Report{Files: 1, Bytes: file.FileSize}, d.Sync()
-}
-
-// restorePiece is how much of a large file or device one worker writes before
-// it takes another piece.
-const restorePiece = 16 << 20
-
-// copyOut writes stretches of a stored file to where they belong.
-func (r *Repository) copyOut(ctx context.Context, file *snapshot.DirEntry, to io.WriterAt, stretches <-chan volume.Extent, o RestoreOptions) error {
-	in, err := r.rep.OpenObject(ctx, file.ObjectID)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	if in.Length() != file.FileSize {
-		return fmt.Errorf("%w: it has %d bytes where its directory says %d", ErrDamaged, in.Length(), file.FileSize)
-	}
-	b := make([]byte, readPiece)
-	for x := range stretches {
-		if _, err := in.Seek(x.Offset, io.SeekStart); err != nil {
-			return err
-		}
-		for at, end := x.Offset, x.Offset+x.Length; at < end; {
-			piece := b[:min(int64(len(b)), end-at)]
-			if _, err := io.ReadFull(in, piece); err != nil {
-				return fmt.Errorf("at byte %d: %w", at, err)
-			}
-			if _, err := to.WriteAt(piece, at); err != nil {
-				return err
-			}
-			at += int64(len(piece))
-			if o.Progress != nil {
-				o.Progress(int64(len(piece)))
-			}
-		}
-	}
-	return nil
 }
 
 // device finds the content of a device and its holes.

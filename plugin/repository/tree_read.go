@@ -74,8 +74,31 @@ func attributesOf(children []child) object.ID {
 func readTree(ctx context.Context, r repo.Repository, root *snapshot.DirEntry, enc *volume.Encoder, prefix string) ([]volume.Issue, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	t, wait := walkTree(ctx, cancel, r, root, prefix, false)
+	for j := range t.ordered {
+		if j.done != nil {
+			<-j.done
+		}
+		if ctx.Err() == nil {
+			if err := t.send(enc, j); err != nil {
+				cancel(err)
+			}
+		}
+	}
+	wait()
+	if err := context.Cause(ctx); err != nil {
+		return t.issues.List(), fmt.Errorf("read volume: %w", err)
+	}
+	return t.issues.List(), enc.Close()
+}
+
+// walkTree begins to read the entries of a tree, which come from the channel
+// ordered. Small files are fetched ahead of their turn unless names says that
+// only entries are wanted. The function that is returned is called at the end:
+// it passes over what is left and waits.
+func walkTree(ctx context.Context, cancel context.CancelCauseFunc, r repo.Repository, root *snapshot.DirEntry, prefix string, names bool) (*treeReader, func()) {
 	t := &treeReader{
-		ctx: ctx, r: r, prefix: prefix, groups: map[string]*group{},
+		ctx: ctx, r: r, prefix: prefix, names: names, groups: map[string]*group{},
 		ordered: make(chan *treeJob, treeAhead), work: make(chan *treeJob, treeAhead),
 	}
 	var workers sync.WaitGroup
@@ -94,21 +117,12 @@ func readTree(ctx context.Context, r repo.Repository, root *snapshot.DirEntry, e
 			cancel(err)
 		}
 	})
-	for j := range t.ordered {
-		if j.done != nil {
-			<-j.done
+	return t, func() {
+		for range t.ordered {
+			continue
 		}
-		if ctx.Err() == nil {
-			if err := t.send(enc, j); err != nil {
-				cancel(err)
-			}
-		}
+		workers.Wait()
 	}
-	workers.Wait()
-	if err := context.Cause(ctx); err != nil {
-		return t.issues.List(), fmt.Errorf("read volume: %w", err)
-	}
-	return t.issues.List(), enc.Close()
 }
 
 // treeJob is one entry on its way to the stream.
@@ -127,6 +141,7 @@ type treeReader struct {
 	ctx           context.Context
 	r             repo.Repository
 	prefix        string
+	names         bool
 	attributes    *attributesReader
 	groups        map[string]*group // by the path that was the first name in the volume
 	ordered, work chan *treeJob
@@ -393,7 +408,7 @@ func (t *treeReader) name(j *treeJob) {
 
 // emit hands a job on, to be fetched if it is small.
 func (t *treeReader) emit(j *treeJob) error {
-	small := j.entry.Type == volume.File && j.size <= treeSmallFile || j.entry.Type == volume.Symlink
+	small := j.entry.Type == volume.File && j.size <= treeSmallFile && !t.names || j.entry.Type == volume.Symlink
 	if small && j.issue == nil {
 		j.done = make(chan struct{})
 		select {

@@ -141,8 +141,11 @@ func (w *writer) xattrs(t target, e *Entry) []string {
 		}
 		space, _, _ := strings.Cut(x.Name, ".")
 		if errors.Is(err, unix.EOPNOTSUPP) {
-			if !w.noXattr[space] {
-				w.noXattr[space] = true
+			w.mu.Lock()
+			said := w.noXattr[space]
+			w.noXattr[space] = true
+			w.mu.Unlock()
+			if !said {
 				w.issue("", NotSet, fmt.Sprintf("the target's file system takes no extended attributes %s.*; this is said once, first met at %s", space, Escape(e.Path)))
 			}
 			continue

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,30 +22,41 @@ import (
 // replaced where the stream has something else, never followed. Writing the
 // same stream twice gives the same tree as writing it once.
 func WriteTree(ctx context.Context, dec *Decoder, root string, o WriteOptions) (Report, error) {
-	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	w, err := newWriter(ctx, root, o)
 	if err != nil {
-		return Report{}, fmt.Errorf("open %s: %w", root, err)
+		return Report{}, err
 	}
-	st, err := statFD(fd)
-	if err != nil {
-		unix.Close(fd)
-		return Report{}, fmt.Errorf("stat %s: %w", root, err)
-	}
-	w := &writer{
-		ctx: ctx, dec: dec, o: o, linked: map[string]fileID{}, noXattr: map[string]bool{},
-		euid: uint32(unix.Geteuid()), egid: uint32(unix.Getegid()),
-	}
-	w.root = newDirectory(fd, st.id())
-	defer w.root.release()
-	defer w.chain.close()
+	defer w.close()
+	w.dec = dec
 	err = w.run()
 	w.report.Issues = append(slices.Clone(dec.Issues()), w.issues.List()...)
 	return w.report, err
 }
 
+func newWriter(ctx context.Context, root string, o WriteOptions) (*writer, error) {
+	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", root, err)
+	}
+	st, err := statFD(fd)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("stat %s: %w", root, err)
+	}
+	return &writer{
+		ctx: ctx, o: o, root: newDirectory(fd, st.id()), linked: map[string]fileID{}, noXattr: map[string]bool{},
+		euid: uint32(unix.Geteuid()),
+	}, nil
+}
+
+func (w *writer) close() {
+	w.chain.close()
+	w.root.release()
+}
+
 type writer struct {
 	ctx   context.Context
-	dec   *Decoder
+	dec   *Decoder // of WriteTree
 	o     WriteOptions
 	root  *directory
 	chain dirChain
@@ -53,15 +65,19 @@ type writer struct {
 	// may forbid it.
 	entries []*Entry
 	names   []map[string]bool // of each, what the stream has; only for Remove
+	euid    uint32
+
+	mu sync.Mutex
 	// linked are the files written that may get further names.
-	linked     map[string]fileID
-	noXattr    map[string]bool // kinds of attributes that the target does not know
-	euid, egid uint32
-	report     Report
-	issues     Issues
+	linked  map[string]fileID
+	noXattr map[string]bool // kinds of attributes that the target does not know
+	report  Report
+	issues  Issues
 }
 
 func (w *writer) issue(path string, k Kind, what string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.issues.Add(Issue{Path: Escape(path), Kind: k, What: what})
 }
 
@@ -169,7 +185,9 @@ func (w *writer) remember(dir *directory, name string, e *Entry) error {
 	}
 	st, err := statAt(dir.fd, name)
 	if err == nil {
+		w.mu.Lock()
 		w.linked[e.Path] = st.id()
+		w.mu.Unlock()
 	}
 	return err
 }
@@ -339,20 +357,9 @@ func removeAll(dir int, name string) error {
 	return err
 }
 
-// file writes content into a new file. What had the name before is unlinked,
-// not written over: it may have other names, which keep their content.
+// file writes content into a new file.
 func (w *writer) file(dir *directory, name string, e *Entry) error {
-	const flags = unix.O_WRONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NONBLOCK
-	fd := -1
-	create := func() (err error) {
-		fd, err = unix.Openat(dir.fd, name, flags|unix.O_CREAT|unix.O_EXCL, 0o600)
-		return err
-	}
-	err := w.make(dir, name, create)
-	if err == unix.EBUSY {
-		// A mount point cannot be unlinked, but it can be filled.
-		fd, err = openAt(dir.fd, name, flags|unix.O_TRUNC)
-	}
+	fd, err := w.create(dir, name)
 	if err != nil {
 		return err
 	}
@@ -364,6 +371,23 @@ func (w *writer) file(dir *directory, name string, e *Entry) error {
 	}
 	w.attributes(target{fd: fd}, e)
 	return w.remember(dir, name, e)
+}
+
+// create makes a new file. What had the name before is unlinked, not written
+// over: it may have other names, which keep their content.
+func (w *writer) create(dir *directory, name string) (int, error) {
+	const flags = unix.O_WRONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NONBLOCK
+	fd := -1
+	create := func() (err error) {
+		fd, err = unix.Openat(dir.fd, name, flags|unix.O_CREAT|unix.O_EXCL, 0o600)
+		return err
+	}
+	err := w.make(dir, name, create)
+	if err == unix.EBUSY {
+		// A mount point cannot be unlinked, but it can be filled.
+		fd, err = openAt(dir.fd, name, flags|unix.O_TRUNC)
+	}
+	return fd, err
 }
 
 // content writes data where it belongs and leaves the holes out.
@@ -409,7 +433,9 @@ func (w *writer) content(fd int) (int64, error) {
 
 // hardLink gives a file that was written before a further name.
 func (w *writer) hardLink(dir *directory, name string, e *Entry) error {
+	w.mu.Lock()
 	id, ok := w.linked[e.Link]
+	w.mu.Unlock()
 	if !ok {
 		return fmt.Errorf("%s, of which it is a further name, was not written", Escape(e.Link))
 	}
