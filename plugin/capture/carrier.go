@@ -96,9 +96,6 @@ func (m *carrier) saved(line *v1alpha1.VolumeLine, method string, r *repository.
 		line.Outcome = v1alpha1.OutcomeIncomplete
 		line.Reason = fmt.Sprintf("%d path(s) could not be read; first: %s", r.Unreadable, first(r.Issues))
 	}
-	if r.Files == 0 {
-		line.Warnings = append(line.Warnings, "the volume is empty")
-	}
 }
 
 func first(list []string) string {

@@ -55,6 +55,11 @@ func (r *run) byJob(ctx context.Context, line *v1alpha1.VolumeLine, claim, node 
 		Task: *r.Transport.Task,
 	}
 	request.Task.Direction, request.Task.Block, request.Task.Volume = mover.Capture, line.VolumeMode == "Block", *line
+	if last := r.previous(ctx, line); last != nil {
+		if request.Task.Previous, err = json.Marshal(last); err != nil {
+			return "", err
+		}
+	}
 	add, done := func(int64) {}, func(error) {}
 	if r.Progress != nil {
 		add, done = r.Progress(volumeName(line), line.Capacity)

@@ -39,6 +39,9 @@ func (r *run) task(u *unit, line *v1alpha1.VolumeLine) task {
 	return task{node: line.Node, do: func(ctx context.Context) error {
 		started := time.Now()
 		err := r.move(ctx, u, line)
+		if err == nil {
+			r.emptied(ctx, line)
+		}
 		line.Seconds = time.Since(started).Seconds()
 		if err == nil {
 			return nil
@@ -52,6 +55,33 @@ func (r *run) task(u *unit, line *v1alpha1.VolumeLine) task {
 		line.Outcome, line.Method, line.Reason = v1alpha1.OutcomeFailed, "", oneLine(err)
 		return nil
 	}}
+}
+
+// previous is the newest earlier backup of a volume, or nil. Without it all is
+// read again, which is no failure.
+func (r *run) previous(ctx context.Context, line *v1alpha1.VolumeLine) *repository.VolumePart {
+	part, err := r.Repository.Previous(ctx, *line, r.d.Cluster.UID)
+	if err != nil && ctx.Err() == nil {
+		line.Warnings = append(line.Warnings, oneLine(err))
+	}
+	return part
+}
+
+// emptied warns of a volume that holds nothing, and says what the last backup
+// held: that is how a person learns that a mount is missing or that data went.
+// A new file system has one folder in it.
+func (r *run) emptied(ctx context.Context, line *v1alpha1.VolumeLine) {
+	if line.Outcome != v1alpha1.OutcomeSaved || line.VolumeMode == "Block" || line.Files > 1 || line.Bytes > 0 {
+		return
+	}
+	warning := "the volume is empty"
+	if line.Files == 1 {
+		warning = "the volume is empty but for one path, which has no content"
+	}
+	if last := r.previous(ctx, line); last != nil && (last.Files > line.Files || last.Bytes > 0) {
+		warning += fmt.Sprintf("; the last backup had %d files with %d bytes", last.Files, last.Bytes)
+	}
+	line.Warnings = append(line.Warnings, warning)
 }
 
 // move carries one volume, from its snapshot or as it is now.
