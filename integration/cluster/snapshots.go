@@ -22,10 +22,14 @@ import (
 	"github.com/kubectl-backup/kubectl-backup/integration/csi"
 )
 
-// snapshotClasses are the classes of the volumes that can be snapshots. A
+// snapshotClasses are the classes of volumes that can be snapshots. A
 // VolumeSnapshotClass and a VolumeGroupSnapshotClass are called the same.
-// Volumes are made at once: the one node can reach all of them.
+// Volumes are made at once: the one node can reach all of them. Those of a
+// second class, whose name ends in lateClass, wait for a pod, as many clouds'
+// do.
 var snapshotClasses = map[string]string{"src": "snap", "dst": "snap-premium"}
+
+const lateClass = "-late"
 
 // sidecars are the module's directory and its programs.
 const sidecarModule = "integration/csi/sidecars"
@@ -36,7 +40,8 @@ var sidecars = []string{"csi-provisioner", "csi-snapshotter", "snapshot-controll
 var snapshotProcesses = append([]string{"csi-driver"}, sidecars...)
 
 // SnapshotClass is the name of the cluster's classes for volumes, snapshots
-// and group snapshots of the driver csi.Name.
+// and group snapshots of the driver csi.Name. With "-late" behind it, it is
+// that of a class for volumes that are made when a pod uses them.
 func (c *Cluster) SnapshotClass() string { return snapshotClasses[c.Name] }
 
 // SetSnapshotKnobs makes the CSI driver slow, unwilling or wrong, from the
@@ -163,10 +168,12 @@ func (c *Cluster) createSnapshotClasses(ctx context.Context, client dynamic.Inte
 	driver := object("storage.k8s.io/v1", "CSIDriver", csi.Name, map[string]any{"spec": map[string]any{
 		"attachRequired": false, "podInfoOnMount": false, "fsGroupPolicy": "File", "volumeLifecycleModes": []any{"Persistent"},
 	}})
-	storage := object("storage.k8s.io/v1", "StorageClass", name, map[string]any{
-		"provisioner": csi.Name, "reclaimPolicy": "Delete", "volumeBindingMode": "Immediate",
-		"parameters": map[string]any{"csi.storage.k8s.io/fstype": "ext4"},
-	})
+	storage := func(name, mode string) *unstructured.Unstructured {
+		return object("storage.k8s.io/v1", "StorageClass", name, map[string]any{
+			"provisioner": csi.Name, "reclaimPolicy": "Delete", "volumeBindingMode": mode,
+			"parameters": map[string]any{"csi.storage.k8s.io/fstype": "ext4"},
+		})
+	}
 	snapshots := object("snapshot.storage.k8s.io/v1", "VolumeSnapshotClass", name, map[string]any{"driver": csi.Name, "deletionPolicy": "Delete"})
 	snapshots.SetAnnotations(map[string]string{"snapshot.storage.kubernetes.io/is-default-class": "true"})
 	groups := object("groupsnapshot.storage.k8s.io/v1", "VolumeGroupSnapshotClass", name, map[string]any{"driver": csi.Name, "deletionPolicy": "Delete"})
@@ -174,7 +181,13 @@ func (c *Cluster) createSnapshotClasses(ctx context.Context, client dynamic.Inte
 	for _, o := range []struct {
 		resource string
 		object   *unstructured.Unstructured
-	}{{"csidrivers", driver}, {"storageclasses", storage}, {"volumesnapshotclasses", snapshots}, {"volumegroupsnapshotclasses", groups}} {
+	}{
+		{"csidrivers", driver},
+		{"storageclasses", storage(name, "Immediate")},
+		{"storageclasses", storage(name+lateClass, "WaitForFirstConsumer")},
+		{"volumesnapshotclasses", snapshots},
+		{"volumegroupsnapshotclasses", groups},
+	} {
 		if err := createNew(ctx, client, o.object.GroupVersionKind().GroupVersion().WithResource(o.resource), o.object); err != nil {
 			return err
 		}

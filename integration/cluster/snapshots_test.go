@@ -17,6 +17,11 @@ func claim(c *Cluster, name, mode, size, source string) string {
 		storageClassName: %s, volumeMode: %s, accessModes: [ReadWriteOnce], resources: {requests: {storage: %s}}%s}}`, name, c.SnapshotClass(), mode, size, source)
 }
 
+// late makes a claim one that waits for a pod.
+func late(claim string, c *Cluster) string {
+	return strings.ReplaceAll(claim, "storageClassName: "+c.SnapshotClass(), "storageClassName: "+c.SnapshotClass()+lateClass)
+}
+
 func fromSnapshot(name string) string {
 	return ", dataSource: {apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: " + name + "}"
 }
@@ -65,7 +70,7 @@ func testSnapshots(t *testing.T, c *Cluster) {
 	mustApply(t, c, "["+snapshotOf("data-1", "data")+","+snapshotOf("raw-1", "raw")+"]")
 	waitSnapshots(t, c, "volumesnapshot/data-1", "volumesnapshot/raw-1")
 	write("after")
-	mustApply(t, c, "["+claim(c, "restored", "Filesystem", "1Gi", fromSnapshot("data-1"))+","+claim(c, "larger", "Filesystem", "2Gi", fromSnapshot("data-1"))+","+
+	mustApply(t, c, "["+claim(c, "restored", "Filesystem", "1Gi", fromSnapshot("data-1"))+","+late(claim(c, "larger", "Filesystem", "2Gi", fromSnapshot("data-1")), c)+","+
 		claim(c, "raw-restored", "Block", "64Mi", fromSnapshot("raw-1"))+","+claim(c, "cloned", "Filesystem", "1Gi", ", dataSource: {kind: PersistentVolumeClaim, name: data}")+","+
 		volumePod("reader", "sleep 10000", "restored", "larger", "raw-restored", "cloned")+"]")
 	waitReady(t, c, "reader")

@@ -282,14 +282,17 @@ func (d *driver) CreateSnapshot(ctx context.Context, r *spec.CreateSnapshotReque
 		return nil, status.Errorf(codes.AlreadyExists, "a snapshot %s exists, of another volume", r.Name)
 	}
 	if !found {
-		if err := obey(ctx, knobs.SnapshotDelay, knobs.SnapshotError); err != nil {
-			return nil, err
-		}
 		v, err := d.volume(r.SourceVolumeId)
 		if err != nil {
 			return nil, err
 		}
-		s = snapshot{ID: id, Name: r.Name, Volume: v.ID, Size: v.Size, Block: v.Block}
+		if knobs.concern(v) {
+			err = obey(ctx, knobs.SnapshotDelay, knobs.SnapshotError)
+		}
+		if err != nil {
+			return nil, err
+		}
+		s = snapshot{ID: id, Name: r.Name, Volume: v.ID, VolumeName: v.Name, Size: v.Size, Block: v.Block}
 		if err := reflink(d.pool.image(kindVolume, v.ID), d.pool.image(kindSnapshot, id)); err != nil {
 			return nil, failed("snapshot "+id, err)
 		}
@@ -304,7 +307,7 @@ func (d *driver) CreateSnapshot(ctx context.Context, r *spec.CreateSnapshotReque
 func (s snapshot) answer(k Knobs) *spec.Snapshot {
 	return &spec.Snapshot{
 		SnapshotId: s.ID, SourceVolumeId: s.Volume, SizeBytes: s.Size, CreationTime: timestamppb.New(s.At),
-		ReadyToUse: !k.SnapshotNotReady, GroupSnapshotId: s.Group,
+		ReadyToUse: !k.SnapshotNotReady || !k.concern(volume{Name: s.VolumeName}), GroupSnapshotId: s.Group,
 	}
 }
 

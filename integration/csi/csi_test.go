@@ -456,6 +456,18 @@ func TestKnobs(t *testing.T) {
 	wantCode(t, "a snapshot that stays", err, codes.Internal)
 	_, err = d.DeleteVolumeGroupSnapshot(ctx, &spec.DeleteVolumeGroupSnapshotRequest{GroupSnapshotId: identify(kindGroup, "knob")})
 	wantCode(t, "a group that stays", err, codes.Internal)
+	// Of several volumes one.
+	other := d.create("other", testSize, filesystem(writer), nil)
+	set(Knobs{Volume: "other", SnapshotError: "no", GroupError: "no", SnapshotNotReady: true})
+	if s := d.snapshot("of-data", id); !s.ReadyToUse {
+		t.Error("a snapshot of another volume is not ready")
+	}
+	_, err = d.CreateSnapshot(ctx, &spec.CreateSnapshotRequest{Name: "of-other", SourceVolumeId: other})
+	wantCode(t, "the one snapshot that fails", err, codes.Internal)
+	_, err = d.CreateVolumeGroupSnapshot(ctx, &spec.CreateVolumeGroupSnapshotRequest{Name: "of-both", SourceVolumeIds: []string{id, other}})
+	wantCode(t, "a group with the one that fails", err, codes.Internal)
+	_, err = d.CreateVolumeGroupSnapshot(ctx, &spec.CreateVolumeGroupSnapshotRequest{Name: "of-one", SourceVolumeIds: []string{id}})
+	wantCode(t, "a group without it", err, codes.OK)
 	set(Knobs{StageError: "no"})
 	_, err = d.NodeStageVolume(ctx, &spec.NodeStageVolumeRequest{VolumeId: id, StagingTargetPath: d.dir + "/x", VolumeCapability: filesystem(writer)})
 	wantCode(t, "a volume that cannot be mounted", err, codes.Internal)

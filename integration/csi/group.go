@@ -43,10 +43,7 @@ func (d *driver) CreateVolumeGroupSnapshot(ctx context.Context, r *spec.CreateVo
 		return nil, failed("group "+id, err)
 	}
 	if !found {
-		if err := obey(ctx, knobs.GroupDelay, knobs.GroupError); err != nil {
-			return nil, err
-		}
-		if g, err = d.cut(ctx, id, r.Name, r.SourceVolumeIds); err != nil {
+		if g, err = d.cut(ctx, id, r.Name, r.SourceVolumeIds, knobs); err != nil {
 			return nil, failed("group "+id, err)
 		}
 	}
@@ -63,10 +60,11 @@ func (d *driver) CreateVolumeGroupSnapshot(ctx context.Context, r *spec.CreateVo
 }
 
 // cut makes one moment of several volumes: all snapshots, then the group.
-func (d *driver) cut(ctx context.Context, id, name string, volumes []string) (group, error) {
+func (d *driver) cut(ctx context.Context, id, name string, volumes []string, knobs Knobs) (group, error) {
 	g := group{ID: id, Name: name}
 	var snapshots []snapshot
 	var points []string
+	concerned := false
 	mounts, err := readMounts()
 	if err != nil {
 		return g, err
@@ -76,7 +74,8 @@ func (d *driver) cut(ctx context.Context, id, name string, volumes []string) (gr
 		if err != nil {
 			return g, err
 		}
-		s := snapshot{ID: identify(kindSnapshot, id+"/"+v.ID), Volume: v.ID, Size: v.Size, Block: v.Block, Group: id}
+		s := snapshot{ID: identify(kindSnapshot, id+"/"+v.ID), Volume: v.ID, VolumeName: v.Name, Size: v.Size, Block: v.Block, Group: id}
+		concerned = concerned || knobs.concern(v)
 		snapshots = append(snapshots, s)
 		g.Snapshots = append(g.Snapshots, s.ID)
 		device, err := deviceOf(d.pool.image(kindVolume, v.ID))
@@ -86,6 +85,12 @@ func (d *driver) cut(ctx context.Context, id, name string, volumes []string) (gr
 		if point := mounts.of(device); device != "" && point != "" {
 			points = append(points, point)
 		}
+	}
+	if concerned {
+		err = obey(ctx, knobs.GroupDelay, knobs.GroupError)
+	}
+	if err != nil {
+		return g, err
 	}
 	thaw, err := freezeAll(ctx, points)
 	if err != nil {
@@ -115,7 +120,7 @@ func (d *driver) cut(ctx context.Context, id, name string, volumes []string) (gr
 }
 
 func (d *driver) answerGroup(g group, k Knobs) (answer *spec.VolumeGroupSnapshot, volumes []string, err error) {
-	answer = &spec.VolumeGroupSnapshot{GroupSnapshotId: g.ID, CreationTime: timestamppb.New(g.At), ReadyToUse: !k.SnapshotNotReady}
+	answer = &spec.VolumeGroupSnapshot{GroupSnapshotId: g.ID, CreationTime: timestamppb.New(g.At), ReadyToUse: true}
 	for _, id := range g.Snapshots {
 		var s snapshot
 		found, err := d.pool.read(kindSnapshot, id, &s)
@@ -125,7 +130,9 @@ func (d *driver) answerGroup(g group, k Knobs) (answer *spec.VolumeGroupSnapshot
 		if !found {
 			return nil, nil, status.Errorf(codes.Internal, "snapshot %s of group %s is gone", id, g.ID)
 		}
-		answer.Snapshots = append(answer.Snapshots, s.answer(k))
+		member := s.answer(k)
+		answer.Snapshots = append(answer.Snapshots, member)
+		answer.ReadyToUse = answer.ReadyToUse && member.ReadyToUse
 		volumes = append(volumes, s.Volume)
 	}
 	return answer, volumes, nil

@@ -20,6 +20,10 @@ type Knobs struct {
 	// is answered instead of making one.
 	CreateVolumeDelay time.Duration `json:"createVolumeDelay,omitempty"`
 	CreateVolumeError string        `json:"createVolumeError,omitempty"`
+	// Volume, the name of a persistent volume, limits what is said of
+	// snapshots and groups below to this one, and to groups with it; so one
+	// of several can fail.
+	Volume string `json:"volume,omitempty"`
 	// SnapshotDelay is waited before the cut of a single snapshot,
 	// SnapshotError is answered instead of it.
 	SnapshotDelay time.Duration `json:"snapshotDelay,omitempty"`
@@ -59,6 +63,9 @@ func (d *driver) readKnobs() (Knobs, error) {
 	}
 	return k, nil
 }
+
+// concern tells whether what the knobs say of snapshots holds for a volume.
+func (k Knobs) concern(v volume) bool { return k.Volume == "" || k.Volume == v.Name }
 
 // obey waits and fails as a knob says.
 func obey(ctx context.Context, delay time.Duration, fault string) error {

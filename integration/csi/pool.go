@@ -43,13 +43,14 @@ type volume struct {
 
 // snapshot is the record of a snapshot.
 type snapshot struct {
-	ID     string    `json:"id"`
-	Name   string    `json:"name,omitempty"`
-	Volume string    `json:"volume"`
-	Size   int64     `json:"size"`
-	Block  bool      `json:"block,omitempty"`
-	At     time.Time `json:"at"`
-	Group  string    `json:"group,omitempty"`
+	ID         string    `json:"id"`
+	Name       string    `json:"name,omitempty"`
+	Volume     string    `json:"volume"`
+	VolumeName string    `json:"volumeName"`
+	Size       int64     `json:"size"`
+	Block      bool      `json:"block,omitempty"`
+	At         time.Time `json:"at"`
+	Group      string    `json:"group,omitempty"`
 }
 
 // group is the record of a group snapshot.
