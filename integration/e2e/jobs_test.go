@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -74,7 +75,12 @@ func (s *inReach) request(ns, claim string) mover.JobRequest {
 // nothingLeft checks that nothing temporary is in a namespace.
 func nothingLeft(t testing.TB, ns string) {
 	t.Helper()
-	require.Empty(t, kubectl(t, "src", "-n", ns, "get", "jobs,pods,secrets,pvc", "-l", kube.LabelTemporary, "-o", "name"), "left behind")
+	require.Empty(t, temporary(t, ns), "left behind")
+}
+
+func temporary(t testing.TB, ns string) string {
+	t.Helper()
+	return kubectl(t, "src", "-n", ns, "get", "jobs,pods,secrets,pvc", "-l", kube.LabelTemporary, "-o", "name")
 }
 
 // aClaim is a claim that a running pod holds; it returns its folder on the node.
@@ -421,5 +427,108 @@ func TestRestoreStreamsWhereJobsCannot(t *testing.T) {
 	require.Equal(t, "HelperPod", line.Method)
 	require.Contains(t, line.Reason, "as a stream")
 	require.Contains(t, line.Reason, "cannot use the remote")
+	same(t, described(t, from), described(t, folder(t, "src", to, "from")), "")
+}
+
+// deviceClaim is a claim for a raw block volume, and a pod that has it as
+// /dev/disk.
+func deviceClaim(t testing.TB, ns, name string) {
+	t.Helper()
+	apply(t, "src", fmt.Sprintf(`
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: %[2]s, namespace: %[1]s}
+spec: {accessModes: [ReadWriteOnce], volumeMode: Block, storageClassName: snap, resources: {requests: {storage: 256Mi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: %[2]s, namespace: %[1]s}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: main, image: %[3]s, command: [sh, -c, %[4]q], volumeDevices: [{name: disk, devicePath: /dev/disk}]}
+  volumes: [{name: disk, persistentVolumeClaim: {claimName: %[2]s}}]
+`, ns, name, busyboxTar, sleep))
+	ready(t, "src", ns, "pod/"+name)
+}
+
+func deviceSum(t testing.TB, ns, pod string) string {
+	t.Helper()
+	return kubectl(t, "src", "-n", ns, "exec", pod, "--", "sh", "-c", "sha256sum < /dev/disk")
+}
+
+// TestJobsCarryDevices takes a raw block volume, of which a little is written,
+// by a Job into the repository and back onto a volume that held other data, with
+// no right on the node but its device. A Job that finds little changed sends
+// little.
+func TestJobsCarryDevices(t *testing.T) {
+	s := reachable(t)
+	ns := namespace(t, "devices")
+	deviceClaim(t, ns, "from")
+	write := func(pod, from string, at, mib int) {
+		kubectl(t, "src", "-n", ns, "exec", pod, "--", "dd", "if="+from, "of=/dev/disk", "bs=1M", fmt.Sprintf("seek=%d", at), fmt.Sprintf("count=%d", mib), "conv=fsync")
+	}
+	write("from", "/dev/urandom", 3, 8)
+	write("from", "/dev/urandom", 200, 4)
+	r := s.request(ns, "from")
+	r.Task.Block, r.Task.Volume.VolumeMode = true, "Block"
+	first, err := mover.RunJob(t.Context(), s.kube, r)
+	require.NoError(t, err)
+	require.EqualValues(t, 256<<20, first.Bytes)
+	sent := s.Counts().BytesIn
+	require.Less(t, sent, int64(24<<20), "holes cost nothing")
+
+	write("from", "/dev/urandom", 100, 1)
+	r.Task.Previous = first.Part
+	second, err := mover.RunJob(t.Context(), s.kube, r)
+	require.NoError(t, err)
+	require.Less(t, s.Counts().BytesIn-sent, int64(8<<20), "what is unchanged costs nothing")
+
+	deviceClaim(t, ns, "to")
+	write("to", "/dev/urandom", 0, 16)
+	back := s.request(ns, "to")
+	back.Task.Block, back.Task.Direction, back.Task.Part = true, mover.Restore, second.Part
+	_, err = mover.RunJob(t.Context(), s.kube, back)
+	require.NoError(t, err)
+	kubectl(t, "src", "-n", ns, "delete", "pod", "to")
+	deviceClaim(t, ns, "to")
+	require.Equal(t, deviceSum(t, ns, "from"), deviceSum(t, ns, "to"))
+	nothingLeft(t, ns)
+}
+
+// TestJobLeftBehind: of a restore that is killed, the Job and its Secret are
+// found and removed; those of one that runs are nobody's business.
+func TestJobLeftBehind(t *testing.T) {
+	s := reachable(t)
+	ns := namespace(t, "behind")
+	from := aClaim(t, ns, "from")
+	fillRandom(t, filepath.Join(from, "file"), 64<<20)
+	f := spec(t, everything(ns), s.document())
+	run, r := document(t, "run", "-f", f)
+	require.Equal(t, 0, r.code, r.stderr)
+
+	to := ns + "-copy"
+	dropNamespace(t, "src", to)
+	release := make(chan struct{})
+	s.Break(func(r *http.Request) *objectstore.Failure {
+		if host, _, _ := net.SplitHostPort(r.RemoteAddr); host != clusters(t).Src.HostAddress() {
+			<-release // it is a pod that asks
+		}
+		return nil
+	})
+	p := start(t, "restore", run.Backup, "-f", f, "--map-namespace", ns+"="+to, "--filter", `ref.kind == "PersistentVolumeClaim"`)
+	jobPod(t, to)
+	require.NotContains(t, backup(t, "cleanup").stdout, to, "it is at work")
+	require.NoError(t, p.Process.Kill())
+	<-p.ended
+	require.Contains(t, backup(t, "cleanup", "--dry-run").stdout, "Job.batch "+to+"/")
+	require.Contains(t, backup(t, "cleanup").stdout, "Job.batch "+to+"/")
+	await(t, "nothing is left", func() (bool, error) {
+		return temporary(t, to) == "", nil
+	})
+	s.Break(nil)
+	close(release)
+	d, _ := copied(t, f, run.Backup, ns)
+	require.Equal(t, "Job", volumeOf(t, d, "from").Method)
 	same(t, described(t, from), described(t, folder(t, "src", to, "from")), "")
 }

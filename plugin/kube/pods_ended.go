@@ -21,16 +21,19 @@ const lostNode = time.Minute
 
 // WaitPodEnded waits until a pod has ended, well or badly, and returns it as it
 // was seen last. It gives up with the reason when the pod does not run within
-// start, or sooner where that is known: an image that cannot be pulled, a
-// container that cannot be made. A pod that somebody deleted is ErrPodGone,
-// unless it could still end in order.
-func (c *Cluster) WaitPodEnded(ctx context.Context, namespace, name string, start time.Duration) (*corev1.Pod, error) {
+// start, or has no node within placed, or sooner where that is known: an image
+// that cannot be pulled, a container that cannot be made. A pod that somebody
+// deleted is ErrPodGone, unless it could still end in order.
+func (c *Cluster) WaitPodEnded(ctx context.Context, namespace, name string, placed, start time.Duration) (*corev1.Pod, error) {
 	waiting, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var last *corev1.Pod
 	id := "pod " + namespace + "/" + name
+	nowhere := time.AfterFunc(placed, func() { cancel(errLate) })
+	defer nowhere.Stop()
 	late := time.AfterFunc(start, func() { cancel(errLate) })
 	defer late.Stop()
+	began := time.Now()
 	var lost *time.Timer
 	defer func() {
 		if lost != nil {
@@ -64,13 +67,16 @@ func (c *Cluster) WaitPodEnded(ctx context.Context, namespace, name string, star
 		if started {
 			late.Stop()
 		}
+		if pod.Spec.NodeName != "" {
+			nowhere.Stop()
+		}
 		return false, nil
 	})
 	switch cause := context.Cause(waiting); {
 	case err == nil || ctx.Err() != nil:
 		return last, err
 	case errors.Is(cause, errLate):
-		return last, fmt.Errorf("%s does not run after %s: %s", id, start, c.whyNot(ctx, last))
+		return last, fmt.Errorf("%s does not run after %s: %s", id, time.Since(began).Round(time.Second), c.whyNot(ctx, last))
 	case errors.Is(cause, ErrPodGone):
 		return last, cause
 	}

@@ -17,8 +17,11 @@ import (
 )
 
 const (
-	// startTime is how long a mover may take to run: a node may have to be
-	// added, a volume attached, an image pulled.
+	// placeTime is how long a mover may wait for a node: one may have to be
+	// added, or a mover before it may have to end.
+	placeTime = 2 * time.Minute
+	// startTime is how long it may take to run: a volume has to be attached, an
+	// image pulled.
 	startTime = 5 * time.Minute
 	// podTime is how long the cluster may take to make the Job's pod; a quota
 	// may be used up for the moment.
@@ -119,7 +122,7 @@ func (r *JobRequest) attempt(ctx context.Context, c *kube.Cluster, left time.Dur
 	if err != nil {
 		return result, err
 	}
-	ended, err := c.WaitPodEnded(ctx, r.Namespace, pod, startTime)
+	ended, err := c.WaitPodEnded(ctx, r.Namespace, pod, placeTime, startTime)
 	switch {
 	case ctx.Err() != nil:
 		return result, context.Cause(ctx)
