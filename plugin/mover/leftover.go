@@ -65,8 +65,9 @@ type Left struct {
 
 	kind temporaryKind
 	live kube.Kind
-	// content is the bound content of a snapshot of ours.
-	content string
+	// content is the bound content of a snapshot of ours, volume the volume of a
+	// claim of ours.
+	content, volume string
 }
 
 func (l Left) String() string {
@@ -136,7 +137,7 @@ func (t temporaryKind) find(ctx context.Context, c *kube.Cluster, s Search) ([]L
 			return fmt.Errorf("read %s: %w", ob.Ref, err)
 		}
 		if t.leftBehind(&x, s, time.Now()) {
-			out = append(out, Left{Ref: ob.Ref, UID: ob.UID, Label: t.label, kind: t, live: k, content: x.Status.Content + x.Status.GroupContent})
+			out = append(out, Left{Ref: ob.Ref, UID: ob.UID, Label: t.label, kind: t, live: k, content: x.Status.Content + x.Status.GroupContent, volume: x.Spec.Volume})
 		}
 		return nil
 	})
@@ -148,6 +149,7 @@ type thing struct {
 	Metadata metav1.ObjectMeta `json:"metadata"`
 	Spec     struct {
 		Deadline *int64 `json:"activeDeadlineSeconds"`
+		Volume   string `json:"volumeName"`
 	} `json:"spec"`
 	Status struct {
 		Phase        string             `json:"phase"`
@@ -233,6 +235,11 @@ func (l Left) remove(ctx context.Context, c *kube.Cluster) error {
 			return err
 		}
 	}
+	if l.volume != "" {
+		if err := l.letVolumeGo(ctx, c); err != nil {
+			return err
+		}
+	}
 	err := c.Delete(ctx, l.live, l.Ref.Namespace, l.Ref.Name, kube.DeleteOptions{UID: l.UID, Propagation: "Background"})
 	if apierrors.IsConflict(err) {
 		return nil // another one by the same name
@@ -251,6 +258,31 @@ func (l Left) letGo(ctx context.Context, c *kube.Cluster) error {
 	_, err = c.Patch(ctx, k, "", l.content, types.MergePatchType, []byte(`{"spec":{"deletionPolicy":"Delete"}}`), kube.WriteOptions{})
 	if _, _, denied := kube.Denied(err); denied || apierrors.IsNotFound(err) {
 		return nil // without the right, the class decides
+	}
+	return err
+}
+
+// letVolumeGo is the same for the volume of a claim of ours.
+func (l Left) letVolumeGo(ctx context.Context, c *kube.Cluster) error {
+	k, err := c.FindKind(ctx, "", "v1", "PersistentVolume")
+	if err != nil {
+		return err
+	}
+	o, err := c.Get(ctx, k, "", l.volume)
+	if err == nil {
+		var v struct {
+			Spec struct {
+				ClaimRef struct {
+					UID string `json:"uid"`
+				} `json:"claimRef"`
+			} `json:"spec"`
+		}
+		if err = json.Unmarshal(o.Raw, &v); err == nil && v.Spec.ClaimRef.UID == l.UID {
+			_, err = c.Patch(ctx, k, "", l.volume, types.MergePatchType, []byte(`{"spec":{"persistentVolumeReclaimPolicy":"Delete"}}`), kube.WriteOptions{})
+		}
+	}
+	if _, _, denied := kube.Denied(err); denied || apierrors.IsNotFound(err) {
+		return nil
 	}
 	return err
 }

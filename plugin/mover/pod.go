@@ -80,12 +80,16 @@ func With(ctx context.Context, c *kube.Cluster, pod *corev1.Pod, use func(name s
 			err = fmt.Errorf("pod %s/%s: %w: %w", pod.Namespace, pod.Name, ErrNotRemoved, deleteErr)
 		}
 	}()
-	if _, err := c.CreatePod(ctx, pod); err != nil {
+	made, err := c.CreatePod(ctx, pod)
+	if err != nil {
 		return fmt.Errorf("create helper pod in %s: %w", pod.Namespace, err)
 	}
 	waitCtx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	if _, err := c.WaitPodRunning(waitCtx, pod.Namespace, pod.Name); err != nil {
+		if said := c.LastWarning(ctx, pod.Namespace, string(made.UID)); said != "" { // a volume that cannot be mounted is only told there
+			err = fmt.Errorf("%w; %s", err, said)
+		}
 		return fmt.Errorf("helper pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	return use(pod.Name)
