@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/graph"
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
@@ -37,15 +38,14 @@ type item struct {
 	volume   string
 	classes  []rewrite.ClaimSpec
 
-	// convertedFrom is the version at which it was saved, where that is not
-	// served here.
-	convertedFrom string
-	custom        bool // defined by a CustomResourceDefinition of the backup
-	keepStatus    bool
-	hasStatus     bool
-	newVolume     bool // a claim that gets a volume made for it here
-	controlled    bool // a built-in controller makes it from its owner
-	spare         bool // a namespace that was not asked for, used only if needed
+	// convertedTo is set where the version at which it was saved is not served.
+	convertedTo schema.GroupVersionKind
+	custom      bool // defined by a CustomResourceDefinition of the backup
+	keepStatus  bool
+	hasStatus   bool
+	newVolume   bool // a claim that gets a volume made for it here
+	controlled  bool // a built-in controller makes it from its owner
+	spare       bool // a namespace that was not asked for, used only if needed
 
 	// trackingID and instance are Argo CD's marks, where they are kept.
 	trackingID, instance string
@@ -311,7 +311,7 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 	}
 	defer o.Release()
 	i.ref = o.Ref
-	unserved, err := p.findKind(ctx, i)
+	unserved, err := p.findKind(ctx, i, o.Ref)
 	if err != nil {
 		return err
 	}
@@ -332,6 +332,12 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 	}
 	changes, mentions := result.Changes, result.Mentions
 	i.ref = d.NewRef()
+	if i.ref.Kind != i.saved.Kind {
+		// A profile made another kind of it.
+		if unserved, err = p.findKind(ctx, i, i.ref); err != nil {
+			return err
+		}
+	}
 	i.line.Ref = i.ref
 	if generated {
 		i.settle(v1alpha1.OutcomeSkipped, "%s", reason)
@@ -389,8 +395,9 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 		return err
 	}
 	i.settle(v1alpha1.OutcomeCreate, "%s", summary(changes))
-	if i.convertedFrom != "" {
-		i.settle(v1alpha1.OutcomeCreate, "converted from %s to %s; %s", i.convertedFrom, i.kind.GVK.GroupVersion(), i.line.Reason)
+	if !i.convertedTo.Empty() {
+		from := schema.GroupVersion{Group: i.saved.Group, Version: i.saved.Version}
+		i.settle(v1alpha1.OutcomeCreate, "converted from %s to %s; %s", from, i.convertedTo.GroupVersion(), i.line.Reason)
 	}
 	return nil
 }

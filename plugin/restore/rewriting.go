@@ -64,18 +64,14 @@ func (p *Plan) learn(ctx context.Context) error {
 // draft is a saved object at the version that the target serves.
 func (p *Plan) draft(ctx context.Context, i *item, o *object.Object) (*rewrite.Draft, []string, error) {
 	d, err := rewrite.Decode(o)
-	if err != nil || i.kind.GVK.Version == "" {
+	if err != nil || i.convertedTo.Empty() {
 		return d, nil, err
-	}
-	from := schema.GroupVersionKind{Group: o.Ref.Group, Version: o.Ref.Version, Kind: o.Ref.Kind}
-	if i.kind.GVK == from {
-		return d, nil, nil
 	}
 	notes, err := convert.Object(d.Content, p.served(ctx))
 	if err != nil {
 		return nil, nil, err
 	}
-	d.Ref.Group, d.Ref.Version = i.kind.GVK.Group, i.kind.GVK.Version
+	d.Ref.Group, d.Ref.Version = i.convertedTo.Group, i.convertedTo.Version
 	return d, notes, nil
 }
 
@@ -92,9 +88,10 @@ func (p *Plan) served(ctx context.Context) convert.Served {
 }
 
 // findKind finds how the target serves an object's kind: at its version, else
-// at one that it can be converted to. A reason says why it cannot be restored.
-func (p *Plan) findKind(ctx context.Context, i *item) (reason string, err error) {
-	key := kindKey{i.saved.Group, i.saved.Version, i.saved.Kind}
+// at one that it can be converted to. ref is what it is called now. A reason
+// says why it cannot be restored.
+func (p *Plan) findKind(ctx context.Context, i *item, ref v1alpha1.Ref) (reason string, err error) {
+	key := kindKey{ref.Group, ref.Version, ref.Kind}
 	defined, custom := p.defined[key]
 	k, err := p.request.Target.FindKind(ctx, key.group, key.version, key.kind)
 	var missing *kube.NotServedError
@@ -116,7 +113,7 @@ func (p *Plan) findKind(ctx context.Context, i *item) (reason string, err error)
 			}
 			k, custom = d, true
 		}
-		i.convertedFrom = schema.GroupVersion{Group: key.group, Version: key.version}.String()
+		i.convertedTo = to
 	}
 	if !k.Can("create") {
 		return fmt.Sprintf("the target does not let anybody create %s", k), nil

@@ -55,6 +55,9 @@ func (d *Draft) NewRef() v1alpha1.Ref {
 	if apiVersion, ok := d.Content["apiVersion"].(string); ok && apiVersion != "" {
 		r.Group, r.Version = object.SplitAPIVersion(apiVersion)
 	}
+	if kind, ok := d.Content["kind"].(string); ok && kind != "" {
+		r.Kind = kind
+	}
 	meta := mapAt(d.Content, "metadata")
 	r.Name, _ = meta["name"].(string)
 	r.Namespace, _ = meta["namespace"].(string)

@@ -17,9 +17,7 @@ func (s *compiled) mapNodeLabels(d *Draft, out *Result) {
 	PodSpecs(d.Content, func(path string, _, spec map[string]any) {
 		s.labelMap(spec, "nodeSelector", path+".nodeSelector", out)
 		s.nodeTerms(mapAt(spec, "affinity", "nodeAffinity"), "requiredDuringSchedulingIgnoredDuringExecution", path+".affinity.nodeAffinity", out)
-		for i, p := range listAt(spec, "affinity", "nodeAffinity", "preferredDuringSchedulingIgnoredDuringExecution") {
-			s.nodeTerm(mapAt(p, "preference"), fmt.Sprintf("%s.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[%d].preference", path, i), out)
-		}
+		s.preferences(mapAt(spec, "affinity", "nodeAffinity"), path+".affinity.nodeAffinity", out)
 		for i, c := range listAt(spec, "topologySpreadConstraints") {
 			s.labelKey(c, "topologyKey", fmt.Sprintf("%s.topologySpreadConstraints[%d]", path, i), out)
 		}
@@ -27,24 +25,51 @@ func (s *compiled) mapNodeLabels(d *Draft, out *Result) {
 	})
 	switch kindAndGroup(d.Ref) {
 	case "PersistentVolume":
-		s.nodeTerms(mapAt(d.Content, "spec", "nodeAffinity"), "required", "spec.nodeAffinity", out)
+		affinity := mapAt(d.Content, "spec", "nodeAffinity")
+		s.nodeTerms(affinity, "required", "spec.nodeAffinity", out)
+		if affinity != nil && len(affinity) == 0 {
+			delete(mapAt(d.Content, "spec"), "nodeAffinity")
+		}
 		s.labelMap(mapAt(d.Content, "metadata"), "labels", "metadata.labels", out)
 	case "StorageClass.storage.k8s.io":
+		free := false
 		for i, t := range listAt(d.Content, "allowedTopologies") {
-			s.requirements(t, "matchLabelExpressions", fmt.Sprintf("allowedTopologies[%d]", i), out)
+			free = s.requirements(t, "matchLabelExpressions", fmt.Sprintf("allowedTopologies[%d]", i), out) || free
+		}
+		if free {
+			delete(d.Content, "allowedTopologies")
 		}
 	}
 }
 
+// nodeTerms changes terms of which one must hold. Where one asks for nothing
+// any more, all of them do not: to the server an empty term matches no node.
 func (s *compiled) nodeTerms(m map[string]any, key, at string, out *Result) {
+	free := false
 	for i, t := range listAt(m, key, "nodeSelectorTerms") {
-		s.nodeTerm(t, fmt.Sprintf("%s.%s.nodeSelectorTerms[%d]", at, key, i), out)
+		emptied := s.requirements(t, "matchExpressions", fmt.Sprintf("%s.%s.nodeSelectorTerms[%d]", at, key, i), out)
+		free = free || emptied && t["matchFields"] == nil
+	}
+	if free {
+		delete(m, key)
 	}
 }
 
-func (s *compiled) nodeTerm(term map[string]any, at string, out *Result) {
-	if term != nil {
-		s.requirements(term, "matchExpressions", at, out)
+// preferences drops those that ask for nothing any more.
+func (s *compiled) preferences(affinity map[string]any, at string, out *Result) {
+	const key = "preferredDuringSchedulingIgnoredDuringExecution"
+	list, _ := affinity[key].([]any)
+	var kept []any
+	for i, e := range list {
+		m, _ := e.(map[string]any)
+		term := mapAt(m, "preference")
+		emptied := s.requirements(term, "matchExpressions", fmt.Sprintf("%s.%s[%d].preference", at, key, i), out)
+		if !emptied || term["matchFields"] != nil {
+			kept = append(kept, e)
+		}
+	}
+	if len(kept) < len(list) {
+		setOrDelete(affinity, key, kept)
 	}
 }
 
@@ -92,11 +117,11 @@ func (s *compiled) labelMap(parent map[string]any, key, at string, out *Result) 
 }
 
 // requirements changes a list of expressions over labels. One that is dropped
-// leaves the others, which are AND-ed.
-func (s *compiled) requirements(parent map[string]any, key, at string, out *Result) {
+// leaves the others, which are AND-ed; emptied says that none is left.
+func (s *compiled) requirements(parent map[string]any, key, at string, out *Result) (emptied bool) {
 	list, ok := parent[key].([]any)
 	if !ok {
-		return
+		return false
 	}
 	kept := make([]any, 0, len(list))
 	for i, e := range list {
@@ -123,9 +148,10 @@ func (s *compiled) requirements(parent map[string]any, key, at string, out *Resu
 	}
 	if len(kept) == 0 && len(list) > 0 {
 		delete(parent, key)
-		return
+		return true
 	}
 	parent[key] = kept
+	return false
 }
 
 func (s *compiled) labelValues(m map[string]any, l v1alpha1.NodeLabelMap, at, rule string, out *Result) {
