@@ -1,21 +1,33 @@
 package freeze
 
 import (
-	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
 )
+
+// TestMain lets more tests run at once than there are processors: most of them
+// wait for the end of some time.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "12"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 // shells are what images have as sh.
 var shells = [][]string{{"dash"}, {"bash", "--posix"}, {"busybox", "sh"}}
@@ -36,10 +48,9 @@ type container struct {
 }
 
 func newContainer(t *testing.T, shell []string) *container {
-	if _, err := exec.LookPath(shell[0]); err != nil {
-		t.Fatalf("%s is needed: %v", shell[0], err)
+	return &container{
+		shell: shell, dir: t.TempDir(), lose: make(chan struct{}), started: make(chan *os.Process, 1), ended: make(chan struct{}),
 	}
-	return &container{shell: shell, dir: t.TempDir(), lose: make(chan struct{}), started: make(chan *os.Process, 1), ended: make(chan struct{})}
 }
 
 func (c *container) Exec(ctx context.Context, o kube.ExecOptions) error {
@@ -49,13 +60,19 @@ func (c *container) Exec(ctx context.Context, o kube.ExecOptions) error {
 	if err != nil {
 		return err
 	}
-	stdout, err := cmd.StdoutPipe()
+	// Pipes of our own: what Wait waits for is the process alone.
+	stdout, theirs, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
+	cmd.Stdout = theirs
+	err = cmd.Start()
+	theirs.Close()
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			// As a container runtime says it.
+			return errors.New(`exec: "sh": executable file not found in $PATH`)
+		}
 		return err
 	}
 	c.started <- cmd.Process
@@ -72,11 +89,13 @@ func (c *container) Exec(ctx context.Context, o kube.ExecOptions) error {
 	}()
 	exited := make(chan error, 1)
 	go func() {
+		err := cmd.Wait()
 		<-read
-		exited <- cmd.Wait()
+		exited <- err
 		close(c.ended)
 	}()
 	gone := func() {
+		stdout.Close()
 		if !c.deaf {
 			stdin.Close()
 		}
@@ -85,7 +104,7 @@ func (c *container) Exec(ctx context.Context, o kube.ExecOptions) error {
 	case err := <-exited:
 		var exit *exec.ExitError
 		if errors.As(err, &exit) && exit.ExitCode() >= 0 {
-			return &kube.ExitError{Code: exit.ExitCode(), Stderr: stderr.String()}
+			return &kube.ExitError{Code: exit.ExitCode()}
 		}
 		return err
 	case <-ctx.Done():
@@ -140,3 +159,7 @@ func everyShell(t *testing.T, test func(*testing.T, *container)) {
 		})
 	}
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+func hours(n int) *metav1.Duration { return &metav1.Duration{Duration: time.Duration(n) * time.Hour} }

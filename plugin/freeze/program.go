@@ -16,11 +16,11 @@ var sessionScript string
 
 // loader reads the program from its input and runs it, so that neither the
 // recipe nor its parameters stand in an argument, which the container's
-// processes and the API server's audit log would show. Half a program is not
-// run.
+// processes and the API server's audit log would show. Its own argument, the
+// nonce, is the line that ends the program: half of one is not run.
 const loader = `p=
 while IFS= read -r l; do
-  if [ "$l" = '#run' ]; then eval "$p"; exit; fi
+  if [ "$l" = "$0" ]; then eval "$p"; exit; fi
   p="$p$l
 "
 done
@@ -68,7 +68,7 @@ func write(t Target) program {
 	set("export KUBECTL_BACKUP_TTL", seconds(t.TTL))
 	set("export KUBECTL_BACKUP_TIMEOUT", seconds(t.Timeout))
 	b.WriteString(sessionScript)
-	b.WriteString("#run\n")
+	b.WriteString(nonce + "\n")
 	return program{nonce: nonce, text: b.String()}
 }
 

@@ -47,7 +47,7 @@ func open(ctx context.Context, e executor, t Target) (*Session, error) {
 	go func() {
 		err := e.Exec(running, kube.ExecOptions{
 			Namespace: t.Namespace, Pod: t.Pod, Container: t.Container,
-			Command: []string{"sh", "-c", loader}, Stdin: in, Stdout: s.heard, Stderr: io.Discard,
+			Command: []string{"sh", "-c", loader, p.nonce}, Stdin: in, Stdout: s.heard, Stderr: io.Discard,
 		})
 		in.Close() // so that no write waits for a reader that is gone
 		s.heard.finish(err)

@@ -1,10 +1,17 @@
 package freeze
 
 import (
+	"context"
+	"os"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
 // marked freezes by a file, and notes each step.
@@ -15,18 +22,341 @@ func marked() Target {
 	}
 }
 
+// session is marked as a recipe of one script.
+func session(script string) Target {
+	return Target{
+		Hook: "session", TTL: 20 * time.Second, Timeout: 10 * time.Second,
+		Recipe: &v1alpha1.BackupRecipe{Spec: v1alpha1.BackupRecipeSpec{Session: script}},
+	}
+}
+
+const markedSession = `
+echo before >>steps
+touch FROZEN
+echo frozen >&3
+while read -r line; do :; done
+rm -f FROZEN
+echo after >>steps
+`
+
+// both runs a test with commands and with a session, in each shell.
+func both(t *testing.T, test func(*testing.T, *container, Target)) {
+	t.Run("commands", func(t *testing.T) { everyShell(t, func(t *testing.T, c *container) { test(t, c, marked()) }) })
+	t.Run("session", func(t *testing.T) {
+		everyShell(t, func(t *testing.T, c *container) { test(t, c, session(markedSession)) })
+	})
+}
+
+// thawedOnce waits for the end of the script and checks what it did.
+func (c *container) thawedOnce(t *testing.T, within time.Duration) {
+	t.Helper()
+	c.there(t, "FROZEN", false, within)
+	select {
+	case <-c.ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the script goes on after its thaw")
+	}
+	require.Equal(t, []string{"before", "after"}, c.lines(t, "steps"))
+}
+
 func TestAPodIsHeldUntilItIsThawed(t *testing.T) {
-	everyShell(t, func(t *testing.T, c *container) {
-		s, err := c.hold(t.Context(), marked())
+	both(t, func(t *testing.T, c *container, target Target) {
+		s, err := c.hold(t.Context(), target)
 		require.NoError(t, err)
 		c.there(t, "FROZEN", true, 0)
 		r := s.Thaw(t.Context())
 		require.NoError(t, r.Err)
 		require.False(t, r.Expired)
 		require.Less(t, r.Held, 5*time.Second)
-		c.there(t, "FROZEN", false, time.Second)
+		c.thawedOnce(t, time.Second)
 		require.Equal(t, r, s.Thaw(t.Context()))
-		<-c.ended
-		require.Equal(t, []string{"before", "after"}, c.lines(t, "steps"))
 	})
 }
+
+// A context that ended does not keep a pod frozen.
+func TestThawDoesNotMindItsContext(t *testing.T) {
+	both(t, func(t *testing.T, c *container, target Target) {
+		ctx, cancel := context.WithCancel(t.Context())
+		s, err := c.hold(ctx, target)
+		require.NoError(t, err)
+		cancel()
+		r := s.Thaw(ctx)
+		require.NoError(t, r.Err)
+		require.False(t, r.Expired)
+		c.thawedOnce(t, time.Second)
+	})
+}
+
+// Whoever is killed or cut off, the pod thaws by itself.
+func TestTheScriptThawsByItself(t *testing.T) {
+	for name, x := range map[string]struct {
+		prepare func(*container, *Target)
+		fault   func(*testing.T, *container)
+		within  time.Duration
+		says    string
+	}{
+		"connection lost": {
+			fault: func(t *testing.T, c *container) { close(c.lose) }, within: 2 * time.Second, says: "lost while it was frozen",
+		},
+		"connection lost, input open": {
+			prepare: func(c *container, target *Target) { c.deaf, target.TTL = true, 3*time.Second },
+			fault:   func(t *testing.T, c *container) { close(c.lose) }, within: 6 * time.Second, says: "lost while it was frozen",
+		},
+		"time to live over": {
+			prepare: func(c *container, target *Target) { target.TTL = 2 * time.Second },
+			fault:   func(t *testing.T, c *container) {}, within: 5 * time.Second, says: "after its time to live of 2s",
+		},
+		"terminated": {fault: signal(syscall.SIGTERM), within: 3 * time.Second, says: "before it was asked to"},
+		"hung up":    {fault: signal(syscall.SIGHUP), within: 3 * time.Second, says: "before it was asked to"},
+		"killed":     {fault: signal(syscall.SIGKILL), within: 3 * time.Second, says: "before it was asked to"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			both(t, func(t *testing.T, c *container, target Target) {
+				if x.prepare != nil {
+					x.prepare(c, &target)
+				}
+				s, err := c.hold(t.Context(), target)
+				require.NoError(t, err)
+				c.there(t, "FROZEN", true, 0)
+				x.fault(t, c)
+				c.thawedOnce(t, x.within)
+				r := s.Thaw(t.Context())
+				require.True(t, r.Expired, "what was cut was not covered")
+				require.ErrorContains(t, r.Err, x.says)
+			})
+		})
+	}
+}
+
+// signal sends one to the process that was started, as somebody in the
+// container may.
+func signal(s os.Signal) func(*testing.T, *container) {
+	return func(t *testing.T, c *container) { require.NoError(t, (<-c.started).Signal(s)) }
+}
+
+func TestAFreezeThatFailsIsUndone(t *testing.T) {
+	for name, x := range map[string]struct {
+		before, after string
+		timeout       time.Duration
+		says          []string
+	}{
+		"fails":             {"touch FROZEN; echo no room >&2; exit 3", "rm FROZEN", 10 * time.Second, []string{"failed with exit code 3", "no room"}},
+		"is no program":     {"exec /no/such/program", "rm -f FROZEN", 10 * time.Second, []string{"failed with exit code 127"}},
+		"takes too long":    {"touch FROZEN; sleep 60; touch LATE", "rm FROZEN", time.Second, []string{"not frozen within 1s"}},
+		"takes no notice":   {"trap : TERM; touch FROZEN; while :; do sleep 1; done", "rm FROZEN", time.Second, []string{"not frozen within 1s"}},
+		"fails, after too":  {"exit 3", "echo cannot; exit 4", 10 * time.Second, []string{"failed with exit code 3", "exit code 4", "may be frozen still", "cannot"}},
+		"says a great deal": {"i=0; while [ $i -lt 2000 ]; do i=$((i+1)); echo line $i; done; echo the last one; exit 5", "true", 10 * time.Second, []string{"exit code 5", "the last one"}},
+		"says one long line": {
+			`i=0; while [ $i -lt 20000 ]; do i=$((i+1)); printf xxxxxxxxxx; done; exit 6`, "true", 10 * time.Second, []string{"exit code 6"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			everyShell(t, func(t *testing.T, c *container) {
+				_, err := c.hold(t.Context(), Target{
+					Hook: "h", TTL: 20 * time.Second, Timeout: x.timeout,
+					Before: []string{"sh", "-c", "echo before >>steps;" + x.before}, After: []string{"sh", "-c", "echo after >>steps;" + x.after},
+				})
+				for _, said := range append(x.says, "pod den/store-0 container db") {
+					require.ErrorContains(t, err, said)
+				}
+				require.Less(t, len(err.Error()), 3000)
+				c.thawedOnce(t, 0)
+				c.there(t, "LATE", false, 0)
+			})
+		})
+	}
+}
+
+// A session that fails, or ends early, is not taken for one that held.
+func TestASessionThatEndsByItself(t *testing.T) {
+	for name, x := range map[string]struct {
+		script string
+		held   bool
+		says   string
+	}{
+		"before it froze":       {"echo no server >&2; exit 2", false, "ended with exit code 2 before it was frozen (its last words: no server)"},
+		"refuses":               {"echo the tables are busy >&3; while read -r line; do :; done", false, "the tables are busy"},
+		"says frozen elsewhere": {"echo frozen; echo frozen >&2", false, "before it was frozen"},
+		"while it is held":      {"echo frozen >&3; sleep 1", true, "let go before it was asked to"},
+		"lost its lock":         {"echo frozen >&3; while read -r line; do :; done; echo server gone; exit 1", true, "may have let go early (its last words: server gone)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			everyShell(t, func(t *testing.T, c *container) {
+				s, err := c.hold(t.Context(), session(x.script))
+				if !x.held {
+					require.ErrorContains(t, err, x.says)
+					return
+				}
+				require.NoError(t, err)
+				if !strings.Contains(x.script, "read") {
+					<-s.heard.ended
+				}
+				r := s.Thaw(t.Context())
+				require.True(t, r.Expired)
+				require.ErrorContains(t, r.Err, x.says)
+			})
+		})
+	}
+}
+
+func TestAThawThatFailsIsSaid(t *testing.T) {
+	everyShell(t, func(t *testing.T, c *container) {
+		target := marked()
+		target.After = []string{"sh", "-c", "echo after >>steps; echo still busy; exit 9"}
+		s, err := c.hold(t.Context(), target)
+		require.NoError(t, err)
+		r := s.Thaw(t.Context())
+		require.ErrorContains(t, r.Err, "exit code 9: it may be frozen still (its last words: still busy)")
+		require.False(t, r.Expired, "it was frozen while it was cut")
+	})
+}
+
+// A run that is cancelled while a pod is being frozen leaves it thawed.
+func TestCancelledWhileFreezing(t *testing.T) {
+	everyShell(t, func(t *testing.T, c *container) {
+		target := marked()
+		target.Before = []string{"sh", "-c", "echo before >>steps; touch FROZEN; sleep 1"}
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			for _, err := os.Stat(c.path("FROZEN")); err != nil && ctx.Err() == nil; _, err = os.Stat(c.path("FROZEN")) {
+			}
+			cancel()
+		}()
+		_, err := c.hold(ctx, target)
+		require.ErrorIs(t, err, context.Canceled)
+		c.thawedOnce(t, 0)
+	})
+}
+
+// What a container lacks is said before anything is frozen.
+func TestWhatAContainerLacks(t *testing.T) {
+	everyShell(t, func(t *testing.T, c *container) {
+		target := session(markedSession)
+		target.Recipe.Name = "store"
+		target.Recipe.Spec.Requires = []string{"cat", "store-cli", "store-sync"}
+		_, err := c.hold(t.Context(), target)
+		require.EqualError(t, err, "pod den/store-0 container db: its image lacks what recipe store needs: store-cli store-sync")
+		c.there(t, "steps", false, 0)
+	})
+	_, err := newContainer(t, []string{"/no/such/sh"}).hold(t.Context(), marked())
+	require.ErrorContains(t, err, "pod den/store-0 container db: its image has no sh, so nothing can be frozen in it")
+}
+
+func TestAPreparationComesFirst(t *testing.T) {
+	everyShell(t, func(t *testing.T, c *container) {
+		target := session(markedSession)
+		target.Recipe.Spec.Prepare = "echo prepare >>steps"
+		s, err := c.hold(t.Context(), target)
+		require.NoError(t, err)
+		require.NoError(t, s.Thaw(t.Context()).Err)
+		require.Equal(t, []string{"prepare", "before", "after"}, c.lines(t, "steps"))
+	})
+}
+
+func TestAPreparationThatFails(t *testing.T) {
+	for script, says := range map[string]string{"echo wrong password; exit 1": "failed (its last words: wrong password)", "sleep 30": "took longer than 1s"} {
+		t.Run(script, func(t *testing.T) {
+			everyShell(t, func(t *testing.T, c *container) {
+				target := session(markedSession)
+				target.Recipe.Spec.Prepare, target.Timeout = script, time.Second
+				_, err := c.hold(t.Context(), target)
+				require.ErrorContains(t, err, says)
+				c.there(t, "steps", false, 0)
+			})
+		})
+	}
+}
+
+// Parameters reach the scripts whole, and are in no argument.
+func TestParameters(t *testing.T) {
+	odd := "a 'b' \"c\" $(touch EVIL) `touch EVIL` \\ #run\n#run\nlast"
+	everyShell(t, func(t *testing.T, c *container) {
+		target := session(`printf %s "$ODD/$PLAIN/$KUBECTL_BACKUP_TTL/$KUBECTL_BACKUP_TIMEOUT" >said; echo frozen >&3; cat >/dev/null`)
+		target.Recipe.Spec.Parameters = map[string]string{"ODD": "", "PLAIN": "default"}
+		target.Parameters = map[string]string{"ODD": odd}
+		target.Timeout = 1500 * time.Millisecond
+		s, err := c.hold(t.Context(), target)
+		require.NoError(t, err)
+		process := <-c.started
+		argv, err := os.ReadFile("/proc/" + itoa(process.Pid) + "/cmdline")
+		require.NoError(t, err)
+		require.NotContains(t, string(argv), "ODD")
+		require.NotContains(t, string(argv), "frozen")
+		require.NoError(t, s.Thaw(t.Context()).Err)
+		said, err := os.ReadFile(c.path("said"))
+		require.NoError(t, err)
+		require.Equal(t, odd+"/default/20/2", string(said))
+		c.there(t, "EVIL", false, 0)
+	})
+	target := session("")
+	target.Recipe.Name, target.Recipe.Spec.Parameters, target.Parameters = "store", map[string]string{"SIZE": ""}, map[string]string{"SIZES": "1"}
+	_, err := target.timed()
+	require.ErrorContains(t, err, `recipe store has no parameter "SIZES"; it has: SIZE`)
+}
+
+// What a command leaves running in the background keeps neither the exec nor
+// the thaw waiting.
+func TestBackgroundProcesses(t *testing.T) {
+	everyShell(t, func(t *testing.T, c *container) {
+		target := marked()
+		target.Before = []string{"sh", "-c", "echo before >>steps; touch FROZEN; sleep 7 & echo $! >pid"}
+		s, err := c.hold(t.Context(), target)
+		require.NoError(t, err)
+		r := s.Thaw(t.Context())
+		require.NoError(t, r.Err)
+		require.Less(t, r.Held, 3*time.Second)
+		start := time.Now()
+		c.thawedOnce(t, 0)
+		require.Less(t, time.Since(start), 4*time.Second)
+	})
+}
+
+// A thaw that writes is not stopped by having no reader any more.
+func TestAThawThatWritesToNobody(t *testing.T) {
+	everyShell(t, func(t *testing.T, c *container) {
+		target := marked()
+		target.After = []string{"sh", "-ec", "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo thawing, step $i of many; done; rm FROZEN; echo after >>steps"}
+		_, err := c.hold(t.Context(), target)
+		require.NoError(t, err)
+		close(c.lose)
+		c.thawedOnce(t, 5*time.Second)
+	})
+}
+
+func TestTimes(t *testing.T) {
+	seconds := func(n int) *v1alpha1.BackupRecipe {
+		r := session("true").Recipe
+		r.Spec.TTL, r.Spec.Timeout = hours(n), hours(n)
+		return r
+	}
+	for _, x := range []struct {
+		target       Target
+		ttl, timeout time.Duration
+	}{
+		{Target{Recipe: session("true").Recipe}, v1alpha1.DefaultTTL, v1alpha1.DefaultFreezeTimeout},
+		{Target{Recipe: seconds(2)}, 2 * time.Hour, 2 * time.Hour},
+		{Target{Recipe: seconds(2), TTL: time.Hour}, time.Hour, time.Hour},
+		{Target{Recipe: seconds(2), Timeout: time.Second}, 2 * time.Hour, time.Second},
+	} {
+		got, err := x.target.timed()
+		require.NoError(t, err)
+		require.Equal(t, [2]time.Duration{x.ttl, x.timeout}, [2]time.Duration{got.TTL, got.Timeout})
+	}
+	_, err := Target{Namespace: "den", Pod: "p", Before: []string{"true"}}.timed()
+	require.ErrorContains(t, err, "pod den/p: neither a recipe nor commands before and after")
+}
+
+func TestLookupPrefersAUsersRecipe(t *testing.T) {
+	mine := &v1alpha1.BackupRecipe{}
+	mine.Name = "redis"
+	found, ok := Lookup("redis", []*v1alpha1.BackupRecipe{mine})
+	require.True(t, ok)
+	require.Same(t, mine, found)
+	found, ok = Lookup("postgresql", []*v1alpha1.BackupRecipe{mine})
+	require.True(t, ok)
+	require.Equal(t, "postgresql", found.Name)
+	_, ok = Lookup("postgres", nil)
+	require.False(t, ok)
+}
+
+var _ executor = (*kube.Cluster)(nil)
