@@ -271,6 +271,17 @@ func TestFreezeFails(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	durable(t, path+"/file", "written")
+	// Nor does a cut count whose filesystems were thawed in between.
+	thaw, err := freezeAll(t.Context(), []string{path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := onDirectory(path, ioctlThaw); err != nil {
+		t.Fatal(err)
+	}
+	if thaw() == nil {
+		t.Error("nobody was told that it was thawed too early")
+	}
 	// A driver that starts thaws what another one left.
 	if err := onDirectory(path, ioctlFreeze); err != nil {
 		t.Fatal(err)

@@ -26,8 +26,9 @@ const (
 
 // freezeAll freezes filesystems by their mount points; when it returns without
 // an error, nothing has been written to any of their devices since the last
-// one was frozen, and will not be until thaw. Whatever happens, to us too, the
-// limit passes and they are thawed.
+// one was frozen, and will not be until thaw, whose error says that it was
+// nevertheless. Whatever happens, to us too, the limit passes and they are
+// thawed.
 func freezeAll(ctx context.Context, points []string) (thaw func() error, err error) {
 	// Most of what has to be written out is written while all still run.
 	var wg sync.WaitGroup
@@ -67,7 +68,9 @@ func freezeAll(ctx context.Context, points []string) (thaw func() error, err err
 	thaw = func() error {
 		var errs []error
 		for _, point := range mine {
-			if err := onDirectory(point, ioctlThaw); err != nil && !errors.Is(err, unix.EINVAL) {
+			// EINVAL: it was thawed before, by the guard or by a person,
+			// and what was cut meanwhile is no one moment.
+			if err := onDirectory(point, ioctlThaw); err != nil {
 				errs = append(errs, fmt.Errorf("thaw %s: %w", point, err))
 			}
 		}

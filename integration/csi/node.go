@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -46,7 +47,7 @@ func (d *driver) NodeStageVolume(ctx context.Context, r *spec.NodeStageVolumeReq
 	if v.Block {
 		_, err = d.device(v)
 	} else {
-		err = d.stage(v, r.StagingTargetPath, r.VolumeCapability)
+		err = d.stage(ctx, v, r.StagingTargetPath, r.VolumeCapability)
 	}
 	if err != nil {
 		return nil, failed("volume "+v.ID, err)
@@ -95,7 +96,7 @@ func (d *driver) device(v volume) (string, error) {
 
 // stage mounts a volume's filesystem. The device is always writable: what a
 // snapshot caught half-way is completed from the journal, also for readers.
-func (d *driver) stage(v volume, target string, capability *spec.VolumeCapability) error {
+func (d *driver) stage(ctx context.Context, v volume, target string, capability *spec.VolumeCapability) error {
 	mounts, err := readMounts()
 	if err != nil {
 		return err
@@ -106,8 +107,12 @@ func (d *driver) stage(v volume, target string, capability *spec.VolumeCapabilit
 	if err := os.MkdirAll(target, 0o750); err != nil {
 		return err
 	}
+	image := d.pool.image(kindVolume, v.ID)
+	if err := released(ctx, image); err != nil {
+		return err
+	}
 	// The device goes with the mount.
-	device, err := attach(d.pool.image(kindVolume, v.ID), unix.LO_FLAGS_DIRECT_IO|unix.LO_FLAGS_AUTOCLEAR)
+	device, err := attach(image, unix.LO_FLAGS_DIRECT_IO|unix.LO_FLAGS_AUTOCLEAR)
 	if err != nil {
 		return err
 	}
@@ -121,7 +126,7 @@ func (d *driver) stage(v volume, target string, capability *spec.VolumeCapabilit
 	return run("mount", "-t", "ext4", "-o", strings.Join(options, ","), device.Name(), target)
 }
 
-func (d *driver) NodeUnstageVolume(_ context.Context, r *spec.NodeUnstageVolumeRequest) (*spec.NodeUnstageVolumeResponse, error) {
+func (d *driver) NodeUnstageVolume(ctx context.Context, r *spec.NodeUnstageVolumeRequest) (*spec.NodeUnstageVolumeResponse, error) {
 	if r.VolumeId == "" || r.StagingTargetPath == "" {
 		return nil, status.Error(codes.InvalidArgument, "the volume's identifier or the path is missing")
 	}
@@ -133,14 +138,35 @@ func (d *driver) NodeUnstageVolume(_ context.Context, r *spec.NodeUnstageVolumeR
 	if err := unmount(r.StagingTargetPath); err != nil {
 		return nil, failed("volume "+r.VolumeId, err)
 	}
-	device, err := deviceOf(d.pool.image(kindVolume, r.VolumeId))
+	image := d.pool.image(kindVolume, r.VolumeId)
+	device, err := deviceOf(image)
 	if err == nil && device != "" {
-		err = detach(device)
+		err = errors.Join(detach(device), released(ctx, image))
 	}
 	if err != nil {
 		return nil, failed("volume "+r.VolumeId, err)
 	}
 	return &spec.NodeUnstageVolumeResponse{}, nil
+}
+
+// released waits until an image has no device any more: the last user of one
+// may still be closing it. Two devices of one image would tear it apart.
+func released(ctx context.Context, image string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		device, err := deviceOf(image)
+		if err != nil || device == "" {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%s is still in use", device)
+		}
+	}
 }
 
 // NodePublishVolume shows a staged volume to one pod: its filesystem in a
