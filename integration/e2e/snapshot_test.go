@@ -271,8 +271,8 @@ func TestSnapshotFails(t *testing.T) {
 	ready(t, "src", ns, "pod/writer")
 	remote, _ := local(t)
 	for reason, knobs := range map[string]csi.Knobs{
-		"the disk is on fire":         {SnapshotError: "the disk is on fire"},
-		"not ready to use within 15s": {SnapshotNotReady: true},
+		"the disk is on fire": {SnapshotError: "the disk is on fire"},
+		"is not ready to use: the volume took longer than spec.mover.timeout, 15s": {SnapshotNotReady: true},
 	} {
 		turn(t, knobs)
 		began := time.Now()

@@ -245,7 +245,7 @@ func (r *run) prepare(ctx context.Context, u *unit, lines []*v1alpha1.VolumeLine
 	}
 	u.cut, err = snapshot.Prepare(ctx, r.Plan.Cluster, r.support, list, snapshot.Options{
 		Run: r.session.ID(), Mark: mover.Mark, CutMark: mover.CutMark,
-		Patience: cutPatience, GroupPatience: r.groupPatience(u), Ready: r.Plan.Policy.Spec.Mover.Timeout.Duration,
+		Patience: cutPatience, GroupPatience: r.groupPatience(u),
 	})
 	return err
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,16 +23,14 @@ import (
 // removal bounds how long one thing may take to go.
 const removal = time.Minute
 
-// Claim waits until a volume's snapshot can be read and makes a claim from it,
-// in the same namespace, of the same class and mode, that nothing uses yet. It
-// returns its name.
+// Claim waits until a volume's snapshot can be read, for as long as the context
+// lasts, and makes a claim from it, in the same namespace, of the same class
+// and mode, that nothing uses yet. It returns its name.
 func (c *Cut) Claim(ctx context.Context, claim v1alpha1.Ref) (string, error) {
 	p := c.part(claim)
 	if p == nil || p.err != nil {
 		return "", c.Err(claim)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, c.o.Ready, fmt.Errorf("not ready to use within %s", c.o.Ready))
-	defer cancel()
 	if p.ofGroup {
 		c.once.Do(func() { c.members = c.findMembers(ctx) })
 		if c.members != nil {
@@ -45,7 +42,7 @@ func (c *Cut) Claim(ctx context.Context, claim v1alpha1.Ref) (string, error) {
 	}
 	ready, err := c.ready(ctx, c.support.snapshots, p.Claim.Namespace, p.snapshot)
 	if err != nil {
-		return "", fmt.Errorf("snapshot %s/%s: %w", p.Claim.Namespace, p.snapshot, err)
+		return "", fmt.Errorf("snapshot %s/%s is not ready to use: %w", p.Claim.Namespace, p.snapshot, err)
 	}
 	class, err := c.storageClass(ctx, p)
 	if err != nil {
@@ -169,8 +166,8 @@ func (c *Cut) ready(ctx context.Context, kind kube.Kind, namespace, name string)
 		}
 		return l.Status.ReadyToUse, nil
 	})
-	if err != nil && found != nil && found.Status.Error != nil && !strings.Contains(err.Error(), found.Status.Error.Message) {
-		err = fmt.Errorf("%w; %s", err, found.Status.Error.Message)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
 	return found, err
 }
@@ -179,7 +176,7 @@ func (c *Cut) ready(ctx context.Context, kind kube.Kind, namespace, name string)
 // they are there when the group is ready.
 func (c *Cut) findMembers(ctx context.Context) error {
 	if _, err := c.ready(ctx, c.support.groupSnapshots, c.namespace, c.groupName); err != nil {
-		return fmt.Errorf("group snapshot %s/%s: %w", c.namespace, c.groupName, err)
+		return fmt.Errorf("group snapshot %s/%s is not ready to use: %w", c.namespace, c.groupName, err)
 	}
 	_, err := c.c.List(ctx, c.support.snapshots, kube.ListOptions{Namespace: c.namespace}, func(o *object.Object) error {
 		if !slices.ContainsFunc(o.Owners, func(w object.Owner) bool { return w.UID == c.groupUID }) {

@@ -60,8 +60,6 @@ type Options struct {
 	// GroupPatience bounds how long a group snapshot is waited for before
 	// snapshots of its volumes are made instead.
 	GroupPatience time.Duration
-	// Ready bounds the time from the cut until a snapshot can be read.
-	Ready time.Duration
 }
 
 // Cut is one point in time of several volumes, as far as they could be cut. It

@@ -132,10 +132,7 @@ func (c *Cut) taken(ctx context.Context, kind kube.Kind, namespace, name string,
 	if first != nil {
 		return first, nil
 	}
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
-		err = fmt.Errorf("%w (%w)", cause, err)
-	}
-	return nil, err
+	return nil, context.Cause(ctx)
 }
 
 // graceful believes an error of a snapshot when it lasts.
