@@ -388,3 +388,38 @@ func BenchmarkSelect(b *testing.B) {
 	}
 	b.ReportMetric(float64(len(raws)*b.N)/b.Elapsed().Seconds(), "objects/s")
 }
+
+func TestHooksMatchPods(t *testing.T) {
+	s, err := compiled(t, `  select: [{}]
+  consistency:
+    hooks:
+    - {recipe: redis}
+    - {recipe: redis, match: 'labels.?app.orValue("") == "mill" && namespaceObject.metadata.name == "mill"'}
+    - {recipe: redis, match: 'object.metadata.labels.grade == "first"'}
+`)
+	require.NoError(t, err)
+	require.Equal(t, 3, s.Hooks())
+	mill := simple(t, "v1", "Pod", "mill", "mill-0", `{"app":"mill"}`)
+	bare := simple(t, "v1", "Pod", "mill", "bare", "")
+	ns := simple(t, "v1", "Namespace", "", "mill", "")
+	for _, c := range []struct {
+		hook    int
+		pod, ns *object.Object
+		want    bool
+		fails   string
+	}{
+		{0, bare, nil, true, ""},
+		{1, mill, ns, true, ""},
+		{1, bare, ns, false, ""},
+		{1, mill, nil, false, "spec.consistency.hooks[1].match failed on Pod mill/mill-0"},
+		{2, bare, ns, false, "spec.consistency.hooks[2].match failed on Pod mill/bare: no such key"},
+	} {
+		matched, err := s.Hook(ctx, c.hook, c.pod, c.ns)
+		if c.fails != "" {
+			require.ErrorContains(t, err, c.fails)
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, c.want, matched)
+	}
+}
