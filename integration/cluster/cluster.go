@@ -17,8 +17,8 @@
 // has: one control group, one local route (the Services' addresses), the
 // pods' network interfaces, loop devices, and a few files that containerd, CNI
 // and the kubelet keep in fixed places; Down removes them all. What stays are
-// kernel settings that the kubelet and CNI make (forwarding of packets, for
-// one).
+// kernel settings that the kubelet, CNI and Up make (forwarding of packets, the
+// number of watches of files).
 //
 // The package does not try to be a distribution: one node, no upgrade, no
 // network policies, no way out of the cluster's own network, and data is gone

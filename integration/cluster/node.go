@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"sigs.k8s.io/yaml"
 )
 
@@ -35,6 +37,9 @@ func (c *Cluster) startNode(ctx context.Context, archives []string) error {
 	if err := c.waitContainerd(ctx); err != nil {
 		return err
 	}
+	if err := allowWatches(); err != nil {
+		return err
+	}
 	imported := make(chan error, 1)
 	go func() { imported <- c.importImages(ctx, archives) }()
 
@@ -55,6 +60,25 @@ func (c *Cluster) startNode(ctx context.Context, archives []string) error {
 		c.startServices(ctx),
 	)
 	return errors.Join(err, <-imported)
+}
+
+// allowWatches raises how many watches of files one user may have at a time: a
+// cluster has about twenty, the usual limit is 128, and a kubelet that gets
+// none ends.
+func allowWatches() error {
+	const path, enough = "/proc/sys/fs/inotify/max_user_instances", 1024
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && n >= enough {
+		return nil
+	}
+	err = os.WriteFile(path, []byte(strconv.Itoa(enough)), 0o644)
+	if errors.Is(err, os.ErrPermission) || errors.Is(err, unix.EROFS) {
+		return nil // a container: few clusters work as it is
+	}
+	return err
 }
 
 func (c *Cluster) writeNetworkConfig() error {
