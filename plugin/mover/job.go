@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -40,6 +41,9 @@ type JobRequest struct {
 	// Node is the only one that the claim can be mounted at now, because a pod
 	// there uses it; empty leaves the choice to the scheduler.
 	Node string
+	// Like is a pod that uses the claim afterwards: a volume that is only made
+	// when somebody uses it has to come to be where that pod can run.
+	Like *corev1.PodSpec
 	Task Task
 }
 
@@ -130,11 +134,21 @@ func (r *JobRequest) job(name string, left time.Duration) *batchv1.Job {
 			{Name: "scratch", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &scratch}}},
 		},
 	}
+	if like := r.Like; like != nil {
+		pod.NodeSelector = maps.Clone(like.NodeSelector)
+		if pod.NodeSelector == nil {
+			pod.NodeSelector = map[string]string{}
+		}
+		maps.Copy(pod.NodeSelector, r.Mover.NodeSelector)
+		pod.Tolerations = slices.Concat(like.Tolerations, r.Mover.Tolerations)
+		if like.Affinity != nil {
+			pod.Affinity = &corev1.Affinity{NodeAffinity: like.Affinity.NodeAffinity}
+		}
+	}
 	if r.Node != "" {
 		pod.Affinity = onNode(r.Node)
 		// The volume is there whatever else may not be scheduled there.
-		pod.Tolerations = append(append([]corev1.Toleration(nil), pod.Tolerations...),
-			corev1.Toleration{Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule})
+		pod.Tolerations = append(slices.Clone(pod.Tolerations), corev1.Toleration{Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule})
 	}
 	job := &batchv1.Job{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},

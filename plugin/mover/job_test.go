@@ -91,6 +91,17 @@ func TestJobAsThePolicySays(t *testing.T) {
 	require.Equal(t, 9, r.retries())
 	require.Equal(t, time.Minute, r.timeout())
 	require.Len(t, r.Mover.Tolerations, 1, "the policy's own list stays")
+
+	r.Node = ""
+	r.Like = &corev1.PodSpec{
+		NodeSelector: map[string]string{"zone": "z", "a": "other"}, Tolerations: []corev1.Toleration{{Key: "l"}},
+		Affinity: &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{}, PodAntiAffinity: &corev1.PodAntiAffinity{}},
+	}
+	pod = r.job("a-name", time.Minute).Spec.Template.Spec
+	require.Equal(t, map[string]string{"zone": "z", "a": "b"}, pod.NodeSelector, "where the claim's user can run, as the policy says")
+	require.Equal(t, []corev1.Toleration{{Key: "l"}, {Key: "k"}}, pod.Tolerations)
+	require.NotNil(t, pod.Affinity.NodeAffinity)
+	require.Nil(t, pod.Affinity.PodAntiAffinity, "it is not that pod")
 }
 
 // A termination message holds what decides, whatever else there is to say.

@@ -8,7 +8,10 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
+	"github.com/kubectl-backup/kubectl-backup/plugin/object"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
@@ -56,6 +59,9 @@ func (p *Plan) fillByJob(ctx context.Context, v *volumeItem) (reason string, err
 	if r.Task.Part, err = p.partOf(v); err != nil {
 		return "", err
 	}
+	if r.Like, err = p.userPod(ctx, v); err != nil {
+		v.line.Warnings = append(v.line.Warnings, "where its user can run is not known: "+err.Error())
+	}
 	started := time.Now()
 	add, done := p.request.task(v.name(), v.line.Bytes)
 	result, err := mover.RunJob(ctx, p.request.Target, r)
@@ -102,4 +108,42 @@ func (p *Plan) partOf(v *volumeItem) (json.RawMessage, error) {
 		}
 	}
 	return nil, fmt.Errorf("volume %s: not in backup %s", v.snapshot, p.request.Record.ID)
+}
+
+// userPod is the pod template of the workload that will use a claim, as far as
+// it says where its pods run, or nil.
+func (p *Plan) userPod(ctx context.Context, v *volumeItem) (*corev1.PodSpec, error) {
+	i := p.bySaved[v.user]
+	if i == nil {
+		return nil, nil
+	}
+	var found *corev1.PodSpec
+	err := p.request.Repository.ObjectsOf(ctx, *p.request.Record, func(r v1alpha1.Ref) bool { return r.Key() == v.user }, func(o *object.Object) error {
+		d, _, err := p.draft(ctx, i, o)
+		if err != nil {
+			return err
+		}
+		if _, err := p.rules.Apply(d); err != nil {
+			return err
+		}
+		raw, err := d.Encode()
+		if err != nil {
+			return err
+		}
+		var x struct {
+			Spec struct {
+				corev1.PodSpec
+				Template struct{ Spec *corev1.PodSpec }
+			}
+		}
+		// Of a kind whose spec is another one, nothing is known.
+		if json.Unmarshal(raw, &x) == nil {
+			found = &x.Spec.PodSpec
+			if x.Spec.Template.Spec != nil {
+				found = x.Spec.Template.Spec
+			}
+		}
+		return nil
+	})
+	return found, err
 }

@@ -33,6 +33,8 @@ type volumeItem struct {
 	// owner is the claim, or for a volume of a pod the workload.
 	owner    *item
 	snapshot string
+	// user is the workload that uses the claim, by its name where it was saved.
+	user v1alpha1.Ref
 }
 
 func (v *volumeItem) settle(o v1alpha1.Outcome, format string, args ...any) {
@@ -61,6 +63,9 @@ func (p *Plan) planVolumes(ctx context.Context) error {
 			w := *saved.Workload
 			w.Namespace = p.rules.Namespace(w.Namespace)
 			v.line.Workload = &w
+		}
+		if saved.Workload != nil {
+			v.user = saved.Workload.Key()
 		}
 		v.owner = p.bySaved[owner.Key()]
 		if v.owner == nil || v.owner.spare {
