@@ -2,6 +2,7 @@ package v1alpha1
 
 import (
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -75,6 +76,22 @@ func TestTheExamplesOfTheReferenceAreValid(t *testing.T) {
 		_, err := Decode("POLICY.md", []byte(b[1]))
 		require.NoError(t, err)
 	}
+}
+
+func TestTheExamplesAreValid(t *testing.T) {
+	files, err := filepath.Glob("../../examples/*.yaml")
+	require.NoError(t, err)
+	more, err := filepath.Glob("../../examples/*/*.yaml")
+	require.NoError(t, err)
+	ours := 0
+	for _, file := range append(files, more...) {
+		data, err := os.ReadFile(file)
+		require.NoError(t, err)
+		d, err := Decode(file, data)
+		require.NoError(t, err)
+		ours += len(d.Policies) + len(d.Remotes) + len(d.Recipes)
+	}
+	require.Greater(t, ours, 4)
 }
 
 func TestTheReportReferenceNamesEveryFieldAndOutcome(t *testing.T) {
