@@ -1,6 +1,6 @@
 // Command bench measures the plugin against what it is built on: a bare list
-// of client-go, a bare loop of creates, the stock kopia program on the same
-// files. Every figure is a ratio of two measurements of one run, taken in
+// of client-go, a bare loop of creates, the stock kopia and restic programs on
+// the same files. Every figure is a ratio of two measurements of one run, taken in
 // turns several times, and its median is what counts, so that a slow machine
 // makes both sides slow.
 //
@@ -38,23 +38,35 @@ type bench struct {
 	root    string // the repository
 	scratch string // for remotes, specs and caches
 	runs    int
+	scale   int // by which volumes are smaller than they should be
 	results results
 }
 
 // parts are the measurements that share a cluster.
 var parts = []struct {
-	name   string
-	noNode bool // a control plane is enough
-	run    func(*bench, context.Context, *cluster.Cluster) error
+	name string
+	need need
+	run  func(*bench, context.Context, *cluster.Cluster) error
 }{
-	{"objects", true, (*bench).objects},
-	{"volumes", false, (*bench).volumes},
+	{"objects", controlPlane, (*bench).objects},
+	{"volumes", node, (*bench).volumes},
+	{"movers", nothing, (*bench).movers},
 }
+
+// need says how much of a cluster a part needs.
+type need int
+
+const (
+	nothing need = iota
+	controlPlane
+	node
+)
 
 func run(ctx context.Context) error {
 	b := &bench{}
-	only := flag.String("only", "", "measure and print one part: objects or volumes")
-	flag.IntVar(&b.runs, "runs", 3, "how often each is measured")
+	only := flag.String("only", "", "measure and print one part: objects, volumes or movers")
+	flag.IntVar(&b.runs, "runs", 3, "how often each is measured; movers: at most twice")
+	flag.IntVar(&b.scale, "scale", 1, "divide the volumes of movers, to try the measurement itself")
 	flag.Parse()
 
 	var err error
@@ -62,7 +74,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	dir := filepath.Join(b.root, ".bench")
-	b.scratch = filepath.Join(dir, "scratch")
+	b.scratch = filepath.Join(dir, "scratch"+*only)
 	if err := os.RemoveAll(b.scratch); err != nil {
 		return err
 	}
@@ -73,7 +85,12 @@ func run(ctx context.Context) error {
 		if *only != "" && *only != p.name {
 			continue
 		}
-		if err := b.part(ctx, filepath.Join(dir, "cluster"), p.noNode, p.run); err != nil {
+		if p.need == nothing {
+			err = p.run(b, ctx, nil)
+		} else {
+			err = b.part(ctx, filepath.Join(dir, "cluster"), p.need == controlPlane, p.run)
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}

@@ -27,6 +27,7 @@ type plugin struct {
 // usage is what one call took.
 type usage struct {
 	seconds float64
+	cpu     float64 // seconds of all processors
 	peakMiB float64 // the kernel's high-water mark of resident memory
 }
 
@@ -89,7 +90,11 @@ func measure(cmd *exec.Cmd) (usage, error) {
 	err := cmd.Wait()
 	seconds := time.Since(started).Seconds()
 	close(done)
-	return usage{seconds, <-peak}, err
+	u := usage{seconds: seconds, peakMiB: <-peak}
+	if state := cmd.ProcessState; state != nil {
+		u.cpu = (state.UserTime() + state.SystemTime()).Seconds()
+	}
+	return u, err
 }
 
 // highWater reads VmHWM in MiB.
