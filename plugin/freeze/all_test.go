@@ -42,7 +42,7 @@ func (p *pods) steps(t *testing.T) string {
 
 func (p *pods) target(name, before string) Target {
 	return Target{
-		Group: "shop", Hook: "quiet", Scope: "Pod", Namespace: "den", Pod: name, Container: "c", TTL: 10 * time.Second,
+		Group: "shop", Hook: "quiet", Scope: "Pod", Namespace: "den", Pod: name, Container: "c", TTL: time.Minute,
 		Before: []string{"sh", "-c", "echo +" + name + " >>steps; " + before}, After: []string{"sh", "-c", "echo -" + name + " >>steps"},
 	}
 }
@@ -72,7 +72,7 @@ func TestAllFreezesInOrderAndThawsInReverse(t *testing.T) {
 	require.Greater(t, lines[2].FrozenSeconds, line.FrozenSeconds, "the first to be frozen is the last to be thawed")
 	line.FrozenSeconds = 0
 	require.Equal(t, v1alpha1.HookLine{
-		Hook: "quiet", Scope: "Pod", Group: "shop", Container: "c", Outcome: v1alpha1.OutcomeHeld, TTLSeconds: 10,
+		Hook: "quiet", Scope: "Pod", Group: "shop", Container: "c", Outcome: v1alpha1.OutcomeHeld, TTLSeconds: 60,
 		Pod: v1alpha1.Ref{Version: "v1", Kind: "Pod", Namespace: "den", Name: "db"},
 	}, line)
 }
@@ -131,7 +131,7 @@ func TestATimeToLiveThatEnds(t *testing.T) {
 		short.TTL, short.OnFailure = time.Second, onFailure
 		held, _, err := p.freeze(t, p.target("web", "true"), short)
 		require.NoError(t, err)
-		require.Eventually(t, func() bool { return strings.Contains(p.steps(t), "-db") }, 5*time.Second, 20*time.Millisecond)
+		require.Eventually(t, func() bool { return strings.Contains(p.steps(t), "-db") }, soon, 20*time.Millisecond)
 		lines := held.Thaw(t.Context())
 		require.Equal(t, v1alpha1.OutcomeFailed, lines[0].Outcome)
 		require.Contains(t, lines[0].Reason, "after its time to live of 1s")

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -121,10 +120,13 @@ func (c *container) path(name string) string { return filepath.Join(c.dir, name)
 // there waits until a file is there, or is not.
 func (c *container) there(t *testing.T, name string, want bool, within time.Duration) {
 	t.Helper()
-	require.Eventually(t, func() bool {
+	is := func() bool {
 		_, err := os.Stat(c.path(name))
 		return (err == nil) == want
-	}, max(within, 50*time.Millisecond), 10*time.Millisecond, "%s: there should be %v", name, want)
+	}
+	if !is() {
+		require.Eventually(t, is, max(within, 20*time.Millisecond), 10*time.Millisecond, "%s: there should be %v", name, want)
+	}
 }
 
 // lines are those of a file that the commands write.
@@ -159,7 +161,5 @@ func everyShell(t *testing.T, test func(*testing.T, *container)) {
 		})
 	}
 }
-
-func itoa(n int) string { return strconv.Itoa(n) }
 
 func hours(n int) *metav1.Duration { return &metav1.Duration{Duration: time.Duration(n) * time.Hour} }

@@ -11,7 +11,8 @@
 # background keeps nothing open, and a command whose reader is gone neither
 # blocks nor dies of it. No process of ours is left to another parent, and those
 # that could be end with 0: a database that is the container's first process
-# takes an adopted child's failure for a crash of its own.
+# takes an adopted child's failure for a crash of its own. A signal to all of
+# them ends hold, and so thaws; the others see to the rest first.
 #
 # Descriptors: 5 our input, 6 our output, 4 the way to relay.
 
@@ -69,7 +70,12 @@ bounded() {
     fi
     exit 0
   ) >/dev/null 2>&1 3>&- &
-  wait "$k_job"
+  while
+    wait "$k_job"
+    k_status=$?
+    kill -0 "$k_job" 2>/dev/null
+  do :; done # a signal of ours ended the wait
+  return "$k_status"
 }
 
 steps() {
@@ -81,12 +87,12 @@ steps() {
   else
     mark failed "$k_froze"
   fi
-  ( exec 3>&- 4>&-; eval "$k_thaw" ) </dev/null
+  ( trap '' HUP INT TERM; exec 3>&- 4>&-; eval "$k_thaw" ) </dev/null
   mark end $?
 }
 
 session() {
-  trap : PIPE
+  trap : PIPE HUP INT TERM
   k_missing=
   for k_name in sleep $k_requires; do
     command -v "$k_name" >/dev/null 2>&1 || k_missing="$k_missing $k_name"
@@ -102,7 +108,7 @@ session() {
     if ! read -r k_line; then
       mark end 0
     elif [ -n "$k_session" ]; then
-      ( exec 4>&-; eval "$k_session" )
+      ( trap '' HUP INT TERM; exec 4>&-; eval "$k_session" )
       mark end $?
     else
       steps
@@ -115,6 +121,7 @@ session() {
 
 marker() {
   trap : PIPE
+  trap '' HUP INT TERM
   if IFS= read -r k_line; then
     case $k_line in
     frozen) mark frozen ;;
@@ -127,6 +134,7 @@ marker() {
 # relay passes on 50 lines, and of more the last three when all is over.
 relay() {
   trap : PIPE
+  trap '' HUP INT TERM
   k_n=0 k_a='' k_b='' k_c=''
   while IFS= read -r k_line; do
     case $k_line in

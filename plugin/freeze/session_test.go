@@ -1,8 +1,11 @@
 package freeze
 
 import (
+	"bytes"
 	"context"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,18 +17,22 @@ import (
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
+// soon is the most that anything may take that is not the time to live, which
+// is longer, on a machine that does much else.
+const soon = 30 * time.Second
+
 // marked freezes by a file, and notes each step.
 func marked() Target {
 	return Target{
 		Hook: "mark", Before: []string{"sh", "-c", "echo before >>steps; touch FROZEN"}, After: []string{"sh", "-c", "rm -f FROZEN; echo after >>steps"},
-		TTL: 20 * time.Second, Timeout: 10 * time.Second,
+		TTL: time.Minute, Timeout: 20 * time.Second,
 	}
 }
 
 // session is marked as a recipe of one script.
 func session(script string) Target {
 	return Target{
-		Hook: "session", TTL: 20 * time.Second, Timeout: 10 * time.Second,
+		Hook: "session", TTL: time.Minute, Timeout: 20 * time.Second,
 		Recipe: &v1alpha1.BackupRecipe{Spec: v1alpha1.BackupRecipeSpec{Session: script}},
 	}
 }
@@ -53,7 +60,7 @@ func (c *container) thawedOnce(t *testing.T, within time.Duration) {
 	c.there(t, "FROZEN", false, within)
 	select {
 	case <-c.ended:
-	case <-time.After(10 * time.Second):
+	case <-time.After(soon):
 		t.Fatal("the script goes on after its thaw")
 	}
 	require.Equal(t, []string{"before", "after"}, c.lines(t, "steps"))
@@ -67,8 +74,8 @@ func TestAPodIsHeldUntilItIsThawed(t *testing.T) {
 		r := s.Thaw(t.Context())
 		require.NoError(t, r.Err)
 		require.False(t, r.Expired)
-		require.Less(t, r.Held, 5*time.Second)
-		c.thawedOnce(t, time.Second)
+		require.Less(t, r.Held, soon)
+		c.thawedOnce(t, soon)
 		require.Equal(t, r, s.Thaw(t.Context()))
 	})
 }
@@ -83,7 +90,7 @@ func TestThawDoesNotMindItsContext(t *testing.T) {
 		r := s.Thaw(ctx)
 		require.NoError(t, r.Err)
 		require.False(t, r.Expired)
-		c.thawedOnce(t, time.Second)
+		c.thawedOnce(t, soon)
 	})
 }
 
@@ -96,19 +103,20 @@ func TestTheScriptThawsByItself(t *testing.T) {
 		says    string
 	}{
 		"connection lost": {
-			fault: func(t *testing.T, c *container) { close(c.lose) }, within: 2 * time.Second, says: "lost while it was frozen",
+			fault: func(t *testing.T, c *container) { close(c.lose) }, within: soon, says: "lost while it was frozen",
 		},
 		"connection lost, input open": {
 			prepare: func(c *container, target *Target) { c.deaf, target.TTL = true, 3*time.Second },
-			fault:   func(t *testing.T, c *container) { close(c.lose) }, within: 6 * time.Second, says: "lost while it was frozen",
+			fault:   func(t *testing.T, c *container) { close(c.lose) }, within: soon, says: "lost while it was frozen",
 		},
 		"time to live over": {
 			prepare: func(c *container, target *Target) { target.TTL = 2 * time.Second },
-			fault:   func(t *testing.T, c *container) {}, within: 5 * time.Second, says: "after its time to live of 2s",
+			fault:   func(t *testing.T, c *container) {}, within: soon, says: "after its time to live of 2s",
 		},
-		"terminated": {fault: signal(syscall.SIGTERM), within: 3 * time.Second, says: "before it was asked to"},
-		"hung up":    {fault: signal(syscall.SIGHUP), within: 3 * time.Second, says: "before it was asked to"},
-		"killed":     {fault: signal(syscall.SIGKILL), within: 3 * time.Second, says: "before it was asked to"},
+		"terminated":           {fault: signal(syscall.SIGTERM), within: soon, says: "before it was asked to"},
+		"hung up":              {fault: signal(syscall.SIGHUP), within: soon, says: "before it was asked to"},
+		"all of it terminated": {fault: signalAll, within: soon, says: "before it was asked to"},
+		"killed":               {fault: signal(syscall.SIGKILL), within: soon, says: "before it was asked to"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			both(t, func(t *testing.T, c *container, target Target) {
@@ -134,26 +142,48 @@ func signal(s os.Signal) func(*testing.T, *container) {
 	return func(t *testing.T, c *container) { require.NoError(t, (<-c.started).Signal(s)) }
 }
 
+// signalAll terminates each process of the script, which all have its nonce
+// among their arguments, as pkill -f would.
+func signalAll(t *testing.T, c *container) {
+	started := <-c.started
+	own, err := os.ReadFile("/proc/" + strconv.Itoa(started.Pid) + "/cmdline")
+	require.NoError(t, err)
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	sent := 0
+	for _, file := range all {
+		if line, err := os.ReadFile(file); err != nil || !bytes.Equal(line, own) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		require.NoError(t, err)
+		if syscall.Kill(pid, syscall.SIGTERM) == nil {
+			sent++
+		}
+	}
+	require.GreaterOrEqual(t, sent, 4)
+}
+
 func TestAFreezeThatFailsIsUndone(t *testing.T) {
 	for name, x := range map[string]struct {
 		before, after string
 		timeout       time.Duration
 		says          []string
 	}{
-		"fails":             {"touch FROZEN; echo no room >&2; exit 3", "rm FROZEN", 10 * time.Second, []string{"failed with exit code 3", "no room"}},
-		"is no program":     {"exec /no/such/program", "rm -f FROZEN", 10 * time.Second, []string{"failed with exit code 127"}},
+		"fails":             {"touch FROZEN; echo no room >&2; exit 3", "rm FROZEN", 20 * time.Second, []string{"failed with exit code 3", "no room"}},
+		"is no program":     {"exec /no/such/program", "rm -f FROZEN", 20 * time.Second, []string{"failed with exit code 127"}},
 		"takes too long":    {"touch FROZEN; sleep 60; touch LATE", "rm FROZEN", time.Second, []string{"not frozen within 1s"}},
 		"takes no notice":   {"trap : TERM; touch FROZEN; while :; do sleep 1; done", "rm FROZEN", time.Second, []string{"not frozen within 1s"}},
-		"fails, after too":  {"exit 3", "echo cannot; exit 4", 10 * time.Second, []string{"failed with exit code 3", "exit code 4", "may be frozen still", "cannot"}},
-		"says a great deal": {"i=0; while [ $i -lt 2000 ]; do i=$((i+1)); echo line $i; done; echo the last one; exit 5", "true", 10 * time.Second, []string{"exit code 5", "the last one"}},
+		"fails, after too":  {"exit 3", "echo cannot; exit 4", 20 * time.Second, []string{"failed with exit code 3", "exit code 4", "may be frozen still", "cannot"}},
+		"says a great deal": {"i=0; while [ $i -lt 2000 ]; do i=$((i+1)); echo line $i; done; echo the last one; exit 5", "true", 20 * time.Second, []string{"exit code 5", "the last one"}},
 		"says one long line": {
-			`i=0; while [ $i -lt 20000 ]; do i=$((i+1)); printf xxxxxxxxxx; done; exit 6`, "true", 10 * time.Second, []string{"exit code 6"},
+			`i=0; while [ $i -lt 5000 ]; do i=$((i+1)); printf xxxxxxxxxx; done; exit 6`, "true", 20 * time.Second, []string{"exit code 6"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			everyShell(t, func(t *testing.T, c *container) {
 				_, err := c.hold(t.Context(), Target{
-					Hook: "h", TTL: 20 * time.Second, Timeout: x.timeout,
+					Hook: "h", TTL: time.Minute, Timeout: x.timeout,
 					Before: []string{"sh", "-c", "echo before >>steps;" + x.before}, After: []string{"sh", "-c", "echo after >>steps;" + x.after},
 				})
 				for _, said := range append(x.says, "pod den/store-0 container db") {
@@ -278,14 +308,14 @@ func TestParameters(t *testing.T) {
 		s, err := c.hold(t.Context(), target)
 		require.NoError(t, err)
 		process := <-c.started
-		argv, err := os.ReadFile("/proc/" + itoa(process.Pid) + "/cmdline")
+		argv, err := os.ReadFile("/proc/" + strconv.Itoa(process.Pid) + "/cmdline")
 		require.NoError(t, err)
 		require.NotContains(t, string(argv), "ODD")
 		require.NotContains(t, string(argv), "frozen")
 		require.NoError(t, s.Thaw(t.Context()).Err)
 		said, err := os.ReadFile(c.path("said"))
 		require.NoError(t, err)
-		require.Equal(t, odd+"/default/20/2", string(said))
+		require.Equal(t, odd+"/default/60/2", string(said))
 		c.there(t, "EVIL", false, 0)
 	})
 	target := session("")
@@ -299,15 +329,13 @@ func TestParameters(t *testing.T) {
 func TestBackgroundProcesses(t *testing.T) {
 	everyShell(t, func(t *testing.T, c *container) {
 		target := marked()
-		target.Before = []string{"sh", "-c", "echo before >>steps; touch FROZEN; sleep 7 & echo $! >pid"}
+		target.Before = []string{"sh", "-c", "echo before >>steps; touch FROZEN; sleep 50 & echo $! >pid"}
 		s, err := c.hold(t.Context(), target)
 		require.NoError(t, err)
 		r := s.Thaw(t.Context())
 		require.NoError(t, r.Err)
-		require.Less(t, r.Held, 3*time.Second)
-		start := time.Now()
+		require.Less(t, r.Held, soon)
 		c.thawedOnce(t, 0)
-		require.Less(t, time.Since(start), 4*time.Second)
 	})
 }
 
@@ -315,11 +343,11 @@ func TestBackgroundProcesses(t *testing.T) {
 func TestAThawThatWritesToNobody(t *testing.T) {
 	everyShell(t, func(t *testing.T, c *container) {
 		target := marked()
-		target.After = []string{"sh", "-ec", "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo thawing, step $i of many; done; rm FROZEN; echo after >>steps"}
+		target.After = []string{"sh", "-ec", "i=0; while [ $i -lt 800 ]; do i=$((i+1)); echo thawing, step $i of many, and there is a great deal to say about each of these steps, more than fits; done; rm FROZEN; echo after >>steps"}
 		_, err := c.hold(t.Context(), target)
 		require.NoError(t, err)
 		close(c.lose)
-		c.thawedOnce(t, 5*time.Second)
+		c.thawedOnce(t, soon)
 	})
 }
 
