@@ -273,7 +273,10 @@ func TestJobUnderPodSecurity(t *testing.T) {
 	ns := namespace(t, "restricted")
 	from := aClaim(t, ns, "from")
 	require.NoError(t, os.WriteFile(filepath.Join(from, "open"), []byte("for all"), 0o644))
-	kubectl(t, "src", "label", "namespace", ns, "pod-security.kubernetes.io/enforce=restricted")
+	kubectl(t, "src", "label", "namespace", ns, "pod-security.kubernetes.io/enforce=baseline")
+	_, err := mover.RunJob(t.Context(), s.kube, s.request(ns, "from"))
+	require.NoError(t, err, "nothing that the level baseline refuses")
+	kubectl(t, "src", "label", "--overwrite", "namespace", ns, "pod-security.kubernetes.io/enforce=restricted")
 	fault, said := s.fault(s.request(ns, "from"), time.Minute)
 	require.Equal(t, mover.Refused, fault, said)
 	require.Contains(t, said, "PodSecurity")
@@ -333,7 +336,7 @@ func TestJobSecrets(t *testing.T) {
 	status, err := os.ReadFile(filepath.Join(proc, "status"))
 	require.NoError(t, err)
 	for _, set := range []string{"CapEff", "CapPrm", "CapBnd"} {
-		require.Contains(t, string(status), set+":\t0000000000000004\n", "it may read files of every owner, and nothing else")
+		require.Contains(t, string(status), set+":\t0000000000000002\n", "it may read files of every owner, and nothing else")
 	}
 	require.Contains(t, string(status), "NoNewPrivs:\t1\n")
 	require.Contains(t, string(status), "Seccomp:\t2\n")

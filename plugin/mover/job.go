@@ -62,15 +62,19 @@ func (r *JobRequest) timeout() time.Duration {
 }
 
 // capabilities are the smallest sets that do: to read files of every owner, or
-// to make them, with their owners, modes, devices and capabilities.
+// to make them, with their owners, modes, devices and capabilities. All of them
+// are allowed at the Pod Security level baseline. DAC_READ_SEARCH sounds like
+// less than DAC_OVERRIDE and is not: what a capture could write to is mounted
+// read-only, while with the former files of the node outside of the mount can
+// be opened by their handles.
 func (r *JobRequest) capabilities() []corev1.Capability {
 	switch {
 	case r.Task.Block:
 		return nil
 	case r.Task.Direction == Capture:
-		return []corev1.Capability{"DAC_READ_SEARCH"}
+		return []corev1.Capability{"DAC_OVERRIDE"}
 	}
-	return []corev1.Capability{"CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "MKNOD", "SETFCAP"}
+	return []corev1.Capability{"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"}
 }
 
 func (r *JobRequest) security() *corev1.SecurityContext {
