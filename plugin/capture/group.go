@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -122,6 +123,8 @@ type run struct {
 	jobs    jobs
 	support *snapshot.Support
 	units   []*unit
+	// releases are removals that nobody waits for before the end.
+	releases sync.WaitGroup
 }
 
 // capture cuts one group after the other, and moves all volumes when nothing
@@ -331,6 +334,7 @@ func (r *run) reread(ctx context.Context, group string) error {
 
 // tidy removes what is left of all cuts, also when the run was interrupted.
 func (r *run) tidy(ctx context.Context) {
+	r.releases.Wait()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removal)
 	defer cancel()
 	errs := make([]error, len(r.units))

@@ -15,6 +15,9 @@ import (
 func (r *run) moveAll(ctx context.Context) error {
 	var live, cut []task
 	for _, u := range r.units {
+		if u.cut != nil && len(u.included(true)) == 0 {
+			r.releases.Go(func() { _ = u.cut.Remove(context.WithoutCancel(ctx)) })
+		}
 		for _, line := range u.included(false) {
 			live = append(live, r.task(u, line))
 		}
@@ -95,12 +98,9 @@ func (r *run) move(ctx context.Context, u *unit, line *v1alpha1.VolumeLine) (err
 		}
 		return r.carry(ctx, line, line.Ref.Name, line.Node, r.carrier.ways(line))
 	}
-	defer func() {
-		// Each as soon as it can go: snapshots cost space while they are there.
-		if left := u.cut.Release(context.WithoutCancel(ctx), line.Ref); left != nil {
-			line.Warnings = append(line.Warnings, "left in the cluster, for the next run or cleanup to remove: "+oneLine(left))
-		}
-	}()
+	// Each as soon as it can go, since snapshots cost space while they are there;
+	// what does not go now is tried again, and told, at the end of the run.
+	defer r.releases.Go(func() { _ = u.cut.Release(context.WithoutCancel(ctx), line.Ref) })
 	claim, err := u.cut.Claim(ctx, line.Ref)
 	if err != nil {
 		return err
