@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
@@ -105,3 +106,5 @@ func TestTwiceIsOnce(t *testing.T) {
 		})
 	}
 }
+
+func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
@@ -26,8 +28,8 @@ type Manifests struct {
 
 // document is one part between separators.
 type document struct {
-	name    string
-	text    []byte
+	name string
+	part
 	node    *yaml.Node // nil where there is nothing in it
 	json    bool
 	objects []*manifest
@@ -44,16 +46,23 @@ type manifest struct {
 
 // Read adds the documents of one file. name stands in errors.
 func (m *Manifests) Read(name string, data []byte) error {
-	for _, part := range splitDocuments(data) {
-		d := &document{name: name, text: part, json: bytes.HasPrefix(bytes.TrimSpace(part), []byte("{"))}
+	for i, part := range splitDocuments(data) {
+		d := &document{name: name, part: part, json: bytes.HasPrefix(bytes.TrimSpace(part.text), []byte("{"))}
+		if i == 0 && len(m.documents) > 0 && len(d.before) == 0 {
+			d.before = []byte("---\n") // where a new file begins
+		}
 		m.documents = append(m.documents, d)
 		var root yaml.Node
-		err := yaml.NewDecoder(bytes.NewReader(part)).Decode(&root)
+		decoder := yaml.NewDecoder(bytes.NewReader(part.text))
+		err := decoder.Decode(&root)
 		if errors.Is(err, io.EOF) {
 			continue
 		}
 		if err != nil {
 			return v1alpha1.Usagef("%s: not YAML or JSON: %w", name, err)
+		}
+		if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+			return v1alpha1.Usagef("%s: two documents without a line that is --- between them", name)
 		}
 		if len(root.Content) != 1 || root.Content[0].Kind != yaml.MappingNode {
 			continue
@@ -66,25 +75,33 @@ func (m *Manifests) Read(name string, data []byte) error {
 	return nil
 }
 
-// splitDocuments cuts at lines that begin with ---; the parts are without them.
-func splitDocuments(data []byte) [][]byte {
-	var out [][]byte
+var separator = regexp.MustCompile(`^---[ \t]*(#.*)?\r?\n?$`)
+
+// part is a document and the separator before it, if there is one.
+type part struct{ before, text []byte }
+
+// splitDocuments cuts at lines that separate documents. The parts, one after
+// the other, are the data again.
+func splitDocuments(data []byte) []part {
+	var out []part
+	var now part
 	start := 0
 	for at := 0; at < len(data); {
-		end := bytes.IndexByte(data[at:], '\n')
 		next := len(data)
-		if end >= 0 {
+		if end := bytes.IndexByte(data[at:], '\n'); end >= 0 {
 			next = at + end + 1
 		}
-		if line := bytes.TrimRight(data[at:next], " \t\r\n"); bytes.Equal(line, []byte("---")) {
-			if at > 0 {
-				out = append(out, data[start:at])
+		if separator.Match(data[at:next]) {
+			now.text = data[start:at]
+			if len(now.before)+len(now.text) > 0 {
+				out = append(out, now)
 			}
-			start = next
+			now, start = part{before: data[at:next]}, next
 		}
 		at = next
 	}
-	return append(out, data[start:])
+	now.text = data[start:]
+	return append(out, now)
 }
 
 func (m *Manifests) objectsOf(d *document) error {
@@ -227,12 +244,8 @@ func (d *document) update(m *manifest) error {
 
 // Write writes the stream.
 func (m *Manifests) Write(w io.Writer) error {
-	for i, d := range m.documents {
-		if i > 0 {
-			if _, err := io.WriteString(w, "---\n"); err != nil {
-				return err
-			}
-		}
+	ended := true // the last line that was written
+	for _, d := range m.documents {
 		text := d.text
 		if d.changed {
 			var err error
@@ -240,13 +253,15 @@ func (m *Manifests) Write(w io.Writer) error {
 				return fmt.Errorf("write %s: %w", d.name, err)
 			}
 		}
-		if _, err := w.Write(text); err != nil {
-			return err
+		all := slices.Concat(d.before, text)
+		if !ended && len(d.before) > 0 {
+			all = slices.Concat([]byte("\n"), all)
 		}
-		if i+1 < len(m.documents) && len(text) > 0 && text[len(text)-1] != '\n' {
-			if _, err := io.WriteString(w, "\n"); err != nil {
-				return err
-			}
+		if len(all) > 0 {
+			ended = all[len(all)-1] == '\n'
+		}
+		if _, err := w.Write(all); err != nil {
+			return err
 		}
 	}
 	return nil
