@@ -16,6 +16,7 @@ import (
 	"github.com/kubectl-backup/kubectl-backup/plugin/graph"
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
 	"github.com/kubectl-backup/kubectl-backup/plugin/selector"
+	"github.com/kubectl-backup/kubectl-backup/spec/recipes"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
@@ -324,6 +325,17 @@ func TestHooksFreezeCallersFirst(t *testing.T) {
 
 func TestHooksOfGroupsWithoutVolumes(t *testing.T) {
 	golden(t, show(planOf(t, sets+"  consistency: {hooks: [{name: quiet, before: [a], after: [b]}]}\n", stateful("reef", "bank", ""), both, "i")))
+}
+
+func TestThePolicyReferenceNamesEveryRecipe(t *testing.T) {
+	text, err := os.ReadFile("../../spec/POLICY.md")
+	require.NoError(t, err)
+	for _, r := range recipes.All() {
+		require.Contains(t, string(text), "`"+r.Name+"`")
+		for parameter := range r.Spec.Parameters {
+			require.Contains(t, string(text), "`"+parameter+"`", r.Name)
+		}
+	}
 }
 
 func TestRecipesOfAPolicy(t *testing.T) {
