@@ -10,7 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
@@ -58,7 +57,11 @@ func RunJob(ctx context.Context, c *kube.Cluster, r JobRequest) (Result, error) 
 			return result, &JobError{Fault: Interrupted, Reason: fmt.Sprintf("it took longer than spec.mover.timeout (%s), in %d attempt(s)", r.timeout(), n)}
 		}
 		fault := FaultOf(err)
-		if fault != Interrupted && fault != Storage || n > r.retries() {
+		passing := fault == Interrupted || fault == Storage
+		if n > 1 { // once a mover has run, what keeps the next one from it is passing too
+			passing = passing || fault == Refused || fault == Unreachable
+		}
+		if !passing || n > r.retries() {
 			if n > 1 {
 				err = &JobError{Fault: fault, Reason: fmt.Sprintf("after %d attempts: %s", n, err)}
 			}
@@ -182,11 +185,18 @@ func orUnknown(said string) string {
 }
 
 func podsOf(ctx context.Context, c *kube.Cluster, namespace, job string) ([]corev1.Pod, error) {
-	list, err := c.Typed().CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "job-name=" + job})
+	k, err := c.FindKind(ctx, "", "v1", "Pod")
 	if err != nil {
 		return nil, err
 	}
-	return list.Items, nil
+	var pods []corev1.Pod
+	_, err = c.List(ctx, k, kube.ListOptions{Namespace: namespace, LabelSelector: "job-name=" + job}, func(o *object.Object) error {
+		var pod corev1.Pod
+		err := json.Unmarshal(o.Raw, &pod)
+		pods = append(pods, pod)
+		return err
+	})
+	return pods, err
 }
 
 // outcome reads how a mover ended.
