@@ -205,8 +205,12 @@ func TestJobKilled(t *testing.T) {
 
 	var part repository.VolumePart
 	require.NoError(t, json.Unmarshal(e.result.Part, &part))
+	session, err := s.repo.NewSession(t.Context())
+	require.NoError(t, err)
+	defer session.Abort(context.WithoutCancel(t.Context()))
+	require.NoError(t, session.AddVolume(t.Context(), r.Task.Volume, part))
 	to := t.TempDir()
-	_, err := s.repo.RestoreFolder(t.Context(), part, to, repository.RestoreOptions{})
+	_, err = s.repo.RestoreFolder(t.Context(), part, to, repository.RestoreOptions{})
 	require.NoError(t, err)
 	same(t, described(t, from), described(t, to), "")
 }
@@ -391,6 +395,7 @@ func TestRestoreByJobs(t *testing.T) {
 	f := spec(t, everything(ns), s.document())
 	run, r := document(t, "run", "-f", f)
 	require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, run.Volumes)
+	require.Equal(t, "Job", volumeOf(t, run, "from").Method)
 
 	killed := make(chan int, 1)
 	go func() {
