@@ -49,7 +49,7 @@ test: machine ## everything: build, lint, unit tests, then the end-to-end tests 
 	@trap '$(MAKE) --no-print-directory cluster-down' EXIT; trap 'exit 130' INT TERM; \
 		$(MAKE) --no-print-directory cluster && $(MAKE) --no-print-directory e2e
 
-bench: machine build bin/kube bin/kopia ## measure against client-go and kopia: a table, and .bench/results.json
+bench: machine build bin/kube bin/kopia bin/restic ## measure against client-go, kopia and restic: a table, and .bench/results.json
 	cd integration && go run ./bench
 
 build: bin/kubectl-backup bin/kubectl_complete-backup ## bin/kubectl-backup, and its completion for kubectl
@@ -87,6 +87,11 @@ bin/rclone: $(MODULES) $(wildcard integration/cmd/rclone/*.go)
 
 bin/kopia: $(MODULES)
 	cd integration && go build -ldflags '-s -w' -o ../$@ github.com/kopia/kopia
+	@touch $@
+
+# A module of its own: only the benchmark compares with it.
+bin/restic: integration/bench/restic/go.mod integration/bench/restic/go.sum
+	cd integration/bench/restic && go build -ldflags '-s -w' -o ../../../$@ github.com/restic/restic/cmd/restic
 	@touch $@
 
 # A module of its own: what it needs is older than what the others resolve.
