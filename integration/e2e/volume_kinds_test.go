@@ -1,0 +1,193 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+// mounted is where the node has a volume of a running pod: a claim of the CSI
+// driver, or an emptyDir.
+func mounted(t testing.TB, context, ns, pod, volume string) string {
+	t.Helper()
+	uid := kubectl(t, context, "-n", ns, "get", "pod", pod, "-o", "jsonpath={.metadata.uid}")
+	of := filepath.Join(clusters(t).Dir, context, "kubelet", "pods", uid, "volumes")
+	claim := kubectl(t, context, "-n", ns, "get", "pod", pod, "-o", fmt.Sprintf(`jsonpath={.spec.volumes[?(@.name==%q)].persistentVolumeClaim.claimName}`, volume))
+	if claim == "" {
+		return filepath.Join(of, "kubernetes.io~empty-dir", volume)
+	}
+	name := kubectl(t, context, "-n", ns, "get", "pvc", claim, "-o", "jsonpath={.spec.volumeName}")
+	return filepath.Join(of, "kubernetes.io~csi", name, "mount")
+}
+
+// everyKind is a pod with a volume of each kind, and a claim that no pod uses.
+func everyKind(ns, host string) string {
+	raw := strings.Replace(snapClaim(ns, "raw"), "spec: {", "spec: {volumeMode: Block, ", 1)
+	return snapClaim(ns, "books") + raw + snapClaim(ns, "spare") + snapClaim(ns, "alone") + inNamespace(ns, `---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings, namespace: NS}
+data: {k: v}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: matrix, namespace: NS, labels: {app: matrix}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: localhost/busybox:dev
+    command: [sh, -c, "sleep 100000"]
+    volumeMounts: [{name: claim, mountPath: /a}, {name: scratch, mountPath: /b}, {name: host, mountPath: /c}, {name: info, mountPath: /d}, {name: conf, mountPath: /e}]
+    volumeDevices: [{name: device, devicePath: /dev/x}]
+  volumes:
+  - {name: claim, persistentVolumeClaim: {claimName: books}}
+  - {name: device, persistentVolumeClaim: {claimName: raw}}
+  - {name: unmounted, persistentVolumeClaim: {claimName: spare}}
+  - {name: scratch, emptyDir: {}}
+  - {name: host, hostPath: {path: `+host+`}}
+  - {name: info, downwardAPI: {items: [{path: l, fieldRef: {fieldPath: metadata.labels}}]}}
+  - {name: conf, projected: {sources: [{configMap: {name: settings}}]}}
+`)
+}
+
+// TestVolumesOfEveryKind takes a volume of each kind all the way. Each has one
+// line that says the truth, in plan, run, describe and restore: its data come
+// back, or the line says that they do not, and why.
+func TestVolumesOfEveryKind(t *testing.T) {
+	ns := namespace(t, "matrix")
+	host := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(host, "file"), []byte("of the node"), 0o644))
+	apply(t, "src", everyKind(ns, host))
+	ready(t, "src", ns, "pod/matrix")
+	bound(t, ns, "books", "raw", "spare", "alone")
+	kubectl(t, "src", "-n", ns, "exec", "matrix", "--", "sh", "-c", "echo kept >/a/file; echo scratched >/b/file; yes raw | head -c 1000000 | dd of=/dev/x bs=4096 conv=fsync; sync")
+	remote, _ := local(t)
+	all := policyIn(ns, "  select: [{}]\n")
+
+	type want struct {
+		outcome v1alpha1.Outcome
+		reason  string
+	}
+	saved, skipped, restored := v1alpha1.OutcomeSaved, v1alpha1.OutcomeSkipped, v1alpha1.OutcomeRestored
+	check := func(d v1alpha1.Document, wanted map[string]want) {
+		t.Helper()
+		require.Len(t, d.Volumes, len(wanted), "%+v", d.Volumes)
+		for name, w := range wanted {
+			line := volumeOf(t, d, name)
+			require.Equal(t, w.outcome, line.Outcome, "%+v", line)
+			require.Contains(t, line.Reason, w.reason, "%+v", line)
+			require.NotEmpty(t, line.Reason, name)
+		}
+	}
+
+	// What a policy says nothing of.
+	f := spec(t, all+"  volumes: [{match: 'volume.mode == \"Block\"', method: Skip}, {method: Auto}]\n", remote)
+	few := map[string]want{
+		"books": {saved, "snapshot"}, "spare": {saved, "snapshot"}, "alone": {saved, "snapshot"},
+		"raw":     {skipped, "volume rule 1 says Skip"},
+		"scratch": {skipped, "emptyDir is saved only where a rule says Stream"},
+		"host":    {skipped, "part of its node"},
+		"info":    {skipped, "never volume data"}, "conf": {skipped, "never volume data"},
+	}
+	d, r := document(t, "run", "-f", f)
+	require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, d.Volumes)
+	check(d, few)
+	described, _ := document2(t, 0, "describe", d.Backup, "-f", f)
+	check(described, few)
+	into := ns + "-few"
+	dropNamespace(t, "dst", into)
+	back, r := document(t, "restore", d.Backup, "-f", f, "--to-context", "dst", "--map-namespace", ns+"="+into, "--map-storage-class", "snap=snap-premium", "--kinds", "PersistentVolumeClaim")
+	require.Contains(t, []int{0, 3}, r.code, r.stderr)
+	for _, name := range []string{"books", "raw", "spare", "alone"} {
+		line := volumeOf(t, back, name)
+		require.Equal(t, few[name].outcome == saved, line.Outcome == restored, "%+v", line)
+		require.NotEmpty(t, line.Reason, name)
+	}
+
+	// All that can be asked for.
+	f = spec(t, all+"  volumes: [{match: 'volume.kind in [\"emptyDir\", \"hostPath\"]', method: Stream}, {method: Auto}]\n", remote)
+	d, r = document(t, "run", "-f", f)
+	require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, d.Volumes)
+	check(d, map[string]want{
+		"books": {saved, "snapshot"}, "spare": {saved, "snapshot"}, "alone": {saved, "snapshot"}, "raw": {saved, "snapshot"},
+		"scratch": {saved, "volume rule 1"}, "host": {saved, "volume rule 1"},
+		"info": {skipped, "never volume data"}, "conf": {skipped, "never volume data"},
+	})
+	whole(t, f, d.Backup)
+	into = ns + "-all"
+	dropNamespace(t, "dst", into)
+	back, r = document(t, "restore", d.Backup, "-f", f, "--to-context", "dst", "--map-namespace", ns+"="+into, "--map-storage-class", "snap=snap-premium")
+	require.Contains(t, []int{0, 3}, r.code, "%s\n%+v", r.stderr, back.Volumes)
+	for _, name := range []string{"books", "spare", "alone", "raw", "scratch"} {
+		require.Equal(t, restored, volumeOf(t, back, name).Outcome, "%+v", volumeOf(t, back, name))
+	}
+	for _, name := range []string{"info", "conf"} {
+		require.Equal(t, skipped, volumeOf(t, back, name).Outcome, "%+v", volumeOf(t, back, name))
+	}
+	line := volumeOf(t, back, "host")
+	t.Logf("the hostPath was %s: %s", line.Outcome, line.Reason)
+	require.NotEmpty(t, line.Reason)
+	ready(t, "dst", into, "pod/matrix")
+	require.Equal(t, "kept\nscratched\n0\n", kubectl(t, "dst", "-n", into, "exec", "matrix", "--", "sh", "-c",
+		"cat /a/file /b/file; yes raw | head -c 1000000 >/tmp/raw; head -c 1000000 /dev/x | cmp - /tmp/raw; echo $?"))
+	content, err := os.ReadFile(filepath.Join(host, "file"))
+	require.NoError(t, err)
+	require.Equal(t, "of the node", string(content))
+}
+
+// TestDistroless captures and restores an emptyDir and a claim of a pod in
+// which there is nothing to execute but its own two programs.
+func TestDistroless(t *testing.T) {
+	ns := namespace(t, "distroless")
+	apply(t, "src", snapClaim(ns, "kept")+fmt.Sprintf(`---
+apiVersion: v1
+kind: Pod
+metadata: {name: bare, namespace: %s}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: relay, image: %q, args: [relay, --file, /data/numbers, --postgres, 'nowhere:5432', --scratch, /scratch], volumeMounts: [{name: data, mountPath: /data}, {name: scratch, mountPath: /scratch}]}
+  - {name: static, image: %q, args: [--dir, /data/files], volumeMounts: [{name: data, mountPath: /data}]}
+  volumes:
+  - {name: data, persistentVolumeClaim: {claimName: kept}}
+  - {name: scratch, emptyDir: {}}
+`, ns, witnessImage, noTools))
+	ready(t, "src", ns, "pod/bare")
+	// What no program of the pod would write again by itself.
+	for _, volume := range []string{"data", "scratch"} {
+		at := mounted(t, "src", ns, "bare", volume)
+		require.NoError(t, os.WriteFile(filepath.Join(at, "once"), []byte("only before, in "+volume), 0o640))
+		require.NoError(t, os.Symlink("once", filepath.Join(at, "link")))
+	}
+	await(t, "all on the disk", func() (bool, error) {
+		_, err := os.Stat(filepath.Join(mounted(t, "src", ns, "bare", "data"), "files", "file-2"))
+		return err == nil, nil
+	})
+	syscall.Sync() // a snapshot has what a disk has after a power failure
+	remote, _ := local(t)
+	f := spec(t, everything(ns)+"  volumes: [{match: 'volume.kind == \"emptyDir\"', method: Stream}, {method: Auto}]\n", remote)
+	d, r := document(t, "run", "-f", f)
+	require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, d.Volumes)
+	require.Equal(t, "EphemeralContainer", volumeOf(t, d, "scratch").Method)
+	back, r := document(t, "restore", d.Backup, "-f", f, "--to-context", "dst", "--map-storage-class", "snap=snap-premium")
+	require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, back.Volumes)
+	ready(t, "dst", ns, "pod/bare")
+	for _, volume := range []string{"data", "scratch"} {
+		was, is := mounted(t, "src", ns, "bare", volume), mounted(t, "dst", ns, "bare", volume)
+		content, err := os.ReadFile(filepath.Join(is, "once"))
+		require.NoError(t, err, "%s: %+v", volume, back.Volumes)
+		require.Equal(t, "only before, in "+volume, string(content))
+		link, err := os.Readlink(filepath.Join(is, "link"))
+		require.NoError(t, err)
+		require.Equal(t, "once", link)
+		require.Equal(t, size(t, was), size(t, is), volume)
+	}
+}
