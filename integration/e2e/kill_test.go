@@ -74,12 +74,18 @@ func startCommand(t testing.TB, cmd *exec.Cmd) *running {
 // wait waits for the end of the program, for as long as a user would.
 func (p *running) wait(t testing.TB) result {
 	t.Helper()
+	return p.waitFor(t, deadline)
+}
+
+// waitFor waits until it should have ended in any case.
+func (p *running) waitFor(t testing.TB, limit time.Duration) result {
+	t.Helper()
 	select {
 	case <-p.ended:
-	case <-time.After(deadline):
+	case <-time.After(limit):
 		p.Process.Signal(syscall.SIGQUIT)
 		<-p.ended
-		require.Fail(t, "it hangs", "after %s: %s", deadline, p.errOut.String())
+		require.Fail(t, "it hangs", "after %s: %s", limit, p.errOut.String())
 	}
 	return result{code: p.ProcessState.ExitCode(), stdout: p.out.String(), stderr: p.errOut.String()}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/kubectl-backup/kubectl-backup/integration/csi"
 	"github.com/kubectl-backup/kubectl-backup/plugin/snapshot"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
@@ -56,6 +57,7 @@ spec:
   - name: quiet
     image: %[5]s
     command: [sleep, "1000000"]
+    volumeMounts: [{name: scratch, mountPath: /scratch}]
   volumes:
   - {name: data, persistentVolumeClaim: {claimName: %[1]s}}
   - {name: scratch, emptyDir: {}}
@@ -96,19 +98,15 @@ type progress struct {
 
 func progressOf(t testing.TB, ns, pod string) progress {
 	t.Helper()
-	p, err := tryProgress(t, ns, pod)
+	p, err := progressAt(kubectl(t, "src", "-n", ns, "get", "pod", pod, "-o", "jsonpath={.status.podIP}"))
 	require.NoError(t, err)
 	return p
 }
 
-func tryProgress(t testing.TB, ns, pod string) (p progress, err error) {
-	t.Helper()
-	ip, err := tryKubectl(t, "src", "", "-n", ns, "get", "pod", pod, "-o", "jsonpath={.status.podIP}")
-	if err != nil {
-		return p, err
-	}
+// progressAt asks a witness by the address of its pod.
+func progressAt(address string) (p progress, err error) {
 	client := http.Client{Timeout: 5 * time.Second}
-	response, err := client.Get("http://" + ip + ":7001/status")
+	response, err := client.Get("http://" + address + ":7001/status")
 	if err != nil {
 		return p, err
 	}
@@ -122,10 +120,7 @@ func startWitnesses(t testing.TB, ns string) {
 	t.Helper()
 	apply(t, "src", witnesses(ns))
 	ready(t, "src", ns, "pod/db", "pod/relay", "pod/writer")
-	await(t, "numbers are acknowledged", func() (bool, error) {
-		p, err := tryProgress(t, ns, "writer")
-		return err == nil && p.Acknowledged > 50, nil
-	})
+	await(t, "numbers are acknowledged", func() (bool, error) { return progressOf(t, ns, "writer").Acknowledged > 50, nil })
 	// The image initializes its data without syncing them: a disk would not
 	// have them after a power failure either.
 	kubectl(t, "src", "-n", ns, "exec", "db", "--", "sync")
@@ -168,11 +163,13 @@ func judge(t testing.TB, f, id, ns, into string) testimony {
 	return v
 }
 
-// oracle captures the application under full load, several times, and judges
-// each backup. It returns what was found wrong.
-func oracle(t *testing.T, ns, f string, n int, each func(v1alpha1.Document)) (faults []string) {
+// oracle captures the application under full load, several times, by the specs
+// in turn, and judges each backup. It returns what was found wrong.
+func oracle(t *testing.T, ns string, specs []string, n int, prepare func(round int), each func(v1alpha1.Document)) (faults []string) {
 	var ids []string
-	for range n {
+	for i := range n {
+		prepare(i)
+		f := specs[i%len(specs)]
 		before := progressOf(t, ns, "writer")
 		began := time.Now()
 		d, r := document(t, "run", "-f", f)
@@ -190,7 +187,7 @@ func oracle(t *testing.T, ns, f string, n int, each func(v1alpha1.Document)) (fa
 		for i, id := range ids {
 			t.Run(id, func(t *testing.T) {
 				t.Parallel()
-				v := judge(t, f, id, ns, fmt.Sprintf("%s-r%d", ns, i))
+				v := judge(t, specs[0], id, ns, fmt.Sprintf("%s-r%d", ns, i))
 				t.Logf("first %d, second %d, rows %d %s", v.First, v.Second, v.Rows, strings.Join(v.Faults, "; "))
 				found[i] = v.Faults
 			})
@@ -214,24 +211,38 @@ func TestOracle(t *testing.T) {
 
 	t.Run("as a group", func(t *testing.T) {
 		var skews, frozen []float64
-		faults := oracle(t, ns, spec(t, policy(selected+"  consistency: {mode: Group}\n"), remote), rounds(3, 50), func(d v1alpha1.Document) {
-			require.Len(t, d.Groups, 1, "%+v", d.Groups)
-			cut := d.Groups[0].Cut
-			require.NotNil(t, cut)
+		group := policy(selected + "  consistency: {mode: Group}\n")
+		held := policy(selected + quietWitnesses)
+		faults := oracle(t, ns, []string{spec(t, group, remote), spec(t, held, remote)}, rounds(3, 50), func(int) {}, func(d v1alpha1.Document) {
+			cut := cutOf(t, d)
 			require.Equal(t, snapshot.MethodGroup, cut.Method, cut.Reason)
 			for _, c := range []string{"writer", "relay", "db"} {
 				require.Equal(t, snapshot.MethodGroup, volumeOf(t, d, c).Cut, c)
 			}
-			skews, frozen = append(skews, cut.SkewSeconds), append(frozen, cut.FrozenSeconds)
+			skews = append(skews, cut.SkewSeconds)
+			if len(d.Hooks) > 0 {
+				frozen = append(frozen, cut.FrozenSeconds)
+			}
 		})
 		require.False(t, t.Failed(), "not each backup was judged")
 		require.Empty(t, faults)
-		t.Logf("%d captures, no fault; skew: median %.4f s, worst %.4f s", len(skews), median(skews), slices.Max(skews))
+		t.Logf("%d captures, no fault; skew: median %.4f s, worst %.4f s; freeze of %d: median %.3f s, worst %.3f s",
+			len(skews), median(skews), slices.Max(skews), len(frozen), median(frozen), slices.Max(frozen))
 		require.Less(t, median(skews), 0.5)
-		_ = frozen
+		require.Less(t, median(frozen), 10.0)
 	})
 	t.Run("each by itself", func(t *testing.T) {
-		faults := oracle(t, ns, spec(t, policy(selected+"  grouping: {by: None}\n  consistency: {mode: None}\n"), remote), rounds(2, 50), func(d v1alpha1.Document) {
+		relay := kubectl(t, "src", "-n", ns, "get", "pvc", "relay", "-o", "jsonpath={.spec.volumeName}")
+		alone := spec(t, policy(selected+"  consistency: {mode: None}\n"), remote)
+		// Every other time one of the volumes is cut later than the others, as
+		// storage that is not asked to cut them together may.
+		late := func(round int) {
+			turn(t, csi.Knobs{})
+			if round%2 == 1 {
+				turn(t, csi.Knobs{Volume: relay, SnapshotDelay: 500 * time.Millisecond})
+			}
+		}
+		faults := oracle(t, ns, []string{alone}, rounds(2, 50), late, func(d v1alpha1.Document) {
 			for _, c := range []string{"writer", "relay", "db"} {
 				require.Equal(t, "Snapshot", volumeOf(t, d, c).Cut, c)
 			}
@@ -241,3 +252,16 @@ func TestOracle(t *testing.T) {
 		require.NotEmpty(t, faults, "the means do not find what is wrong")
 	})
 }
+
+// quietWitnesses holds the database by its recipe, and then pauses the writer
+// by commands.
+const quietWitnesses = `  consistency:
+    hooks:
+    - {recipe: postgresql, match: 'object.metadata.name == "db"', ttl: 30s}
+    - name: pause
+      match: object.metadata.name == "writer"
+      container: quiet
+      before: [wget, -qO-, 'http://127.0.0.1:7001/pause']
+      after: [wget, -qO-, 'http://127.0.0.1:7001/resume']
+      ttl: 30s
+`

@@ -131,6 +131,9 @@ func (s *Server) Lock() {
 	s.locked = true
 }
 
+// KeepConnections says whether a connection serves more than one request.
+func (s *Server) KeepConnections(yes bool) { s.http.SetKeepAlivesEnabled(yes) }
+
 // Size is how many bytes the objects hold together.
 func (s *Server) Size() int64 { return s.store.size() }
 
