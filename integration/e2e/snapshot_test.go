@@ -394,6 +394,7 @@ func TestKilledAroundTheCut(t *testing.T) {
 	ready(t, "src", ns, "pod/writer")
 	remote, _ := local(t)
 	f := spec(t, quietly(ns, ""), remote)
+	// Snapshots that never can be used keep a run from ending before it is killed.
 	kill := func(knobs csi.Knobs, until func(left string) bool) {
 		turn(t, knobs)
 		p := start(t, "run", "-f", f, "-o", "json")
@@ -420,10 +421,10 @@ func TestKilledAroundTheCut(t *testing.T) {
 		knobs csi.Knobs
 		until func(string) bool
 	}{
-		"while it is made":   {csi.Knobs{GroupDelay: 8 * time.Second}, during},
+		"while it is made":   {csi.Knobs{GroupDelay: 8 * time.Second, SnapshotNotReady: true}, during},
 		"when it is made":    {csi.Knobs{SnapshotNotReady: true}, after},
 		"one snapshot each":  {csi.Knobs{GroupError: "no", SnapshotNotReady: true}, after},
-		"while they are cut": {csi.Knobs{GroupError: "no", SnapshotDelay: 8 * time.Second}, func(left string) bool { return strings.Contains(left, "volumesnapshot.") }},
+		"while they are cut": {csi.Knobs{GroupError: "no", SnapshotDelay: 8 * time.Second, SnapshotNotReady: true}, func(left string) bool { return strings.Contains(left, "volumesnapshot.") }},
 	} {
 		kill(x.knobs, x.until)
 		r := backup(t, "cleanup", "-n", ns)

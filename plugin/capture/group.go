@@ -107,7 +107,7 @@ func (u *unit) included(snapshots bool) []*v1alpha1.VolumeLine {
 func (u *unit) fail(reason string) {
 	for _, line := range u.volumes {
 		if line.Outcome == v1alpha1.OutcomeInclude {
-			line.Outcome, line.Method, line.Reason = v1alpha1.OutcomeFailed, "", reason
+			line.Outcome, line.Method, line.Cut, line.CutAt, line.Reason = v1alpha1.OutcomeFailed, "", "", "", reason
 		}
 	}
 }
@@ -169,17 +169,29 @@ func (r *run) cutAll(ctx context.Context) error {
 		if err := r.cutUnit(ctx, u); err != nil {
 			return err
 		}
+		if len(whole) == 0 {
+			if err := r.reread(ctx, u); err != nil {
+				return err
+			}
+		}
+	}
+	if len(whole) == 0 {
+		return ctx.Err()
 	}
 	if held.thaw(ctx); held != nil && refused == "" && held.failed != "" { // it let go before the last cut
 		for _, u := range r.units {
 			u.fail("not captured: " + held.failed)
 		}
 	}
+	for _, u := range r.units {
+		if err := r.reread(ctx, u); err != nil {
+			return err
+		}
+	}
 	return ctx.Err()
 }
 
-// cutUnit makes one point in time: it freezes, cuts and thaws, and then reads
-// the objects again, as they are at the cut.
+// cutUnit makes one point in time: it freezes, cuts and thaws.
 func (r *run) cutUnit(ctx context.Context, u *unit) error {
 	if u.refused != "" {
 		u.fail("the group was not captured: " + u.refused)
@@ -227,9 +239,6 @@ func (r *run) cutUnit(ctx context.Context, u *unit) error {
 		}
 	}
 	r.describe(u, held)
-	if u.last {
-		return r.reread(ctx, u.group.Name)
-	}
 	return ctx.Err()
 }
 
@@ -300,14 +309,18 @@ func (r *run) warn(format string, args ...any) {
 	r.d.Warnings = append(r.d.Warnings, fmt.Sprintf(format, args...))
 }
 
-// reread stores the objects of a group as they are at its cut. What went since
-// the plan stays as the plan saw it, and its line says so.
-func (r *run) reread(ctx context.Context, group string) error {
+// reread stores the objects of a group as they are at its last cut, where it
+// has one. What went since the plan stays as the plan saw it, and its line says
+// so.
+func (r *run) reread(ctx context.Context, u *unit) error {
+	if !u.last || u.group.Cut == nil || u.group.Cut.At == "" {
+		return ctx.Err()
+	}
 	read, ctx := errgroup.WithContext(ctx)
 	read.SetLimit(readers)
 	for i := range r.d.Objects {
 		line := &r.d.Objects[i]
-		if line.Group != group || line.Outcome != v1alpha1.OutcomeSaved {
+		if line.Group != u.group.Name || line.Outcome != v1alpha1.OutcomeSaved {
 			continue
 		}
 		read.Go(func() error {
