@@ -306,6 +306,7 @@ func TestPlanOfCutsAndHooks(t *testing.T) {
 		d := planned("  consistency: {hooks: [{recipe: hush, match: 'labels[\"tier\"] == \"x\"'}]}\n", 3)
 		require.Equal(t, v1alpha1.OutcomeUndecided, d.Hooks[0].Outcome)
 		require.Contains(t, d.Hooks[0].Reason, "spec.consistency.hooks[0].match failed on Pod "+ns+"/caller-0")
+		require.Equal(t, v1alpha1.OutcomeFailed, volumeOf(t, d, "data-caller-0").Outcome, "it may have been meant")
 	})
 	t.Run("table", func(t *testing.T) {
 		r := backup(t, "plan", "-f", spec(t, policy(sets+"  consistency: {hooks: ["+flush+"]}\n"), noRemote))
@@ -392,7 +393,7 @@ spec: {accessModes: [ReadWriteOnce], storageClassName: by-hand, volumeName: %[3]
 	}
 
 	for _, c := range []struct{ body, remote, want string }{
-		{"  consistency: {hooks: [{recipe: postgers}]}\n", noRemote, `spec.consistency.hooks[0].recipe: no recipe "postgers"; did you mean "postgresql"?`},
+		{"  consistency: {hooks: [{recipe: postgres}]}\n", noRemote, `spec.consistency.hooks[0].recipe: no recipe "postgres"; did you mean "postgresql"?`},
 		{"  consistency: {hooks: [{recipe: hush, parameters: {X: '1'}}]}\n", noRemote + "---" + recipe, `spec.consistency.hooks[0].parameters.X: recipe hush has no parameter "X"; it has none`},
 		{"", strings.Replace(noRemote, "/nowhere/at/all", "stroe:x, config: {store: {type: local}}", 1), `spec.path: remote "stroe" is not configured; configured: store`},
 	} {

@@ -205,7 +205,7 @@ func (inv *inventory) hookLine(d *v1alpha1.Document, h Hook, c candidate) v1alph
 func (inv *inventory) abort(p *Plan) {
 	d := &p.Document
 	for i, failed := range d.Hooks {
-		if failed.Outcome != v1alpha1.OutcomeFailed || p.Hooks[i].OnFailure == v1alpha1.OnFailureContinue {
+		if !bad(failed.Outcome) || p.Hooks[i].OnFailure == v1alpha1.OnFailureContinue {
 			continue
 		}
 		meant := func(group string, workload *v1alpha1.Ref) bool {
