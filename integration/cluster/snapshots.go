@@ -80,11 +80,14 @@ func (c *Cluster) startSnapshots() error {
 	common := []string{kubeconfig, "--retry-interval-start=200ms", "--retry-interval-max=5s", "--kube-api-qps=100", "--kube-api-burst=200", "--v=2"}
 	// A call may take as long as a knob says.
 	sidecar := append([]string{"--csi-address=" + socket, "--timeout=2m"}, common...)
+	// A deletion that meets a creation on its way is noticed only when all is
+	// looked at anew, which happens every quarter of an hour otherwise.
+	const anew = "--resync-period=10s"
 	for _, args := range [][]string{
 		{bin("cluster"), "csi-driver", "--dir", c.paths.csi, "--socket", socket, "--registration", filepath.Join(c.paths.kubelet, "plugins_registry", "snap.sock"), "--node", nodeName},
 		append([]string{bin("csi-provisioner"), "--default-fstype=ext4", "--worker-threads=10"}, sidecar...),
-		append([]string{bin("csi-snapshotter")}, sidecar...),
-		append([]string{bin("snapshot-controller")}, common...),
+		append([]string{bin("csi-snapshotter"), anew}, sidecar...),
+		append([]string{bin("snapshot-controller"), anew}, common...),
 	} {
 		name := filepath.Base(args[0])
 		if name == "cluster" {
