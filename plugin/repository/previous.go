@@ -48,6 +48,8 @@ func (r *Repository) Previous(ctx context.Context, line v1alpha1.VolumeLine, clu
 		if err != nil {
 			return nil, fmt.Errorf("earlier backups: %w", r.guard.explain(ctx, err))
 		}
+		// Ids tell seconds apart; within one, the later commit counts.
+		slices.SortStableFunc(records, func(a, b Record) int { return b.Committed.Compare(a.Committed) })
 		for _, rec := range records {
 			if rec.Cluster.UID != clusterUID {
 				continue
