@@ -314,16 +314,9 @@ kind: ConfigMap
 metadata: {name: beside, namespace: $NS, uid: c1}
 data: {k: v}
 ---
-apiVersion: networking.k8s.io/v1beta1
-kind: Ingress
+apiVersion: apps/v7
+kind: Deployment
 metadata: {name: front, namespace: $NS, uid: i1}
-spec:
-  rules: [{host: past.example.org, http: {paths: [{path: /, backend: {serviceName: press, servicePort: 80}}]}}]
----
-apiVersion: autoscaling/v2beta2
-kind: HorizontalPodAutoscaler
-metadata: {name: press, namespace: $NS, uid: h1}
-spec: {minReplicas: 1, maxReplicas: 4, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: press}}
 ---
 apiVersion: gone.example.org/v1
 kind: Relic
@@ -336,7 +329,7 @@ metadata: {name: urn, namespace: $NS, uid: r1}
 		d := run(t, r)
 		require.Equal(t, 3, d.ExitCode)
 		require.Equal(t, v1alpha1.ResultPartial, d.Result)
-		for kind, name := range map[string]string{"Ingress": "front", "HorizontalPodAutoscaler": "press", "Relic": "urn"} {
+		for kind, name := range map[string]string{"Deployment": "front", "Relic": "urn"} {
 			l := line(t, d, kind, name)
 			require.Equal(t, v1alpha1.OutcomeFailed, l.Outcome)
 			require.Contains(t, l.Reason, "version not served here")
@@ -463,7 +456,7 @@ data: {url: "postgres://db.$NS.svc.cluster.local/books"}
 	require.Equal(t, "postgres://db."+ns+".svc.cluster.local/books", field(src.must("v1", "ConfigMap", copied, "dsn"), "data", "url"))
 	require.Len(t, d.Mentions, 1)
 	require.Contains(t, d.Mentions[0], "dsn: data.url mentions the namespace "+ns)
-	require.Contains(t, d.Warnings, "the map of namespace nowhere=elsewhere matches nothing in the backup")
+	require.Contains(t, d.Warnings, "namespace nowhere=elsewhere matches nothing in the backup")
 	require.Equal(t, copied, field(src.must("v1", "Namespace", "", copied), "metadata", "labels", "kubernetes.io/metadata.name"))
 }
 

@@ -71,7 +71,7 @@ func bound(t testing.TB, ns string, claims ...string) {
 	}
 }
 
-// without is the environment of a run that has no mover image.
+// without is the environment of a run that has no image for pods of ours is known.
 func without(t testing.TB, args ...string) result {
 	t.Helper()
 	cmd := command(t, append([]string{"--context", "src"}, args...)...)
@@ -146,7 +146,7 @@ func TestWayToEachVolume(t *testing.T) {
 			map[string]int64{"gnu": 3, "busy": 3, "bare": 1, "alone": 3, "part": 3, "shared": 3, "nothing": 0, "nested": 2}},
 		"without one": {false,
 			map[string]string{
-				"gnu": "Exec", "busy": "Exec", "bare": "has no shell", "alone": "no mover image", "part": "no mover image", "nothing": "Exec", "nested": "another volume",
+				"gnu": "Exec", "busy": "Exec", "bare": "has no shell", "alone": "no image for pods of ours is known", "part": "no image for pods of ours is known", "nothing": "Exec", "nested": "another volume",
 			},
 			map[string]int64{"gnu": 3, "busy": 3, "shared": 3, "nothing": 0}},
 	} {

@@ -68,7 +68,11 @@ func (r *run) byJob(ctx context.Context, line *v1alpha1.VolumeLine, claim, node 
 	line.Warnings = append(line.Warnings, result.Warnings...)
 	if err != nil {
 		switch fault := mover.FaultOf(err); {
-		case r.Transport.Required || ctx.Err() != nil:
+		case ctx.Err() != nil:
+		case fault == mover.Storage:
+			// It would take nothing of what else the run has to store either.
+			err = fmt.Errorf("%w: %w", repository.ErrStorage, err)
+		case r.Transport.Required:
 		case fault == mover.Unreachable:
 			reason = "a Job in the cluster cannot use the remote: " + oneLine(err)
 			r.jobs.forbid(reason)

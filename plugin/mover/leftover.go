@@ -127,8 +127,10 @@ func (t temporaryKind) find(ctx context.Context, c *kube.Cluster, s Search) ([]L
 	if t.label != "" {
 		o.LabelSelector = t.label
 	}
-	if t.clustered {
-		o.Namespace = ""
+	if t.clustered && s.Namespace != "" {
+		// Who may see one namespace only could not make them either; the
+		// contents of its snapshots go with these.
+		return nil, nil
 	}
 	var out []Left
 	_, err = c.List(ctx, k, o, func(ob *object.Object) error {
