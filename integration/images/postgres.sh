@@ -25,6 +25,8 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
   if [ -n "${POSTGRES_DB:-}" ] && [ "$POSTGRES_DB" != postgres ]; then
     echo "CREATE DATABASE \"$POSTGRES_DB\"" | postgres --single -D "$PGDATA" postgres >/dev/null
   fi
+  # Once and for all of it: a snapshot holds what a crash would leave.
+  sync -f "$PGDATA"
 fi
 unset POSTGRES_PASSWORD
 

@@ -4,7 +4,8 @@
 #
 #   hold     waits for a word of our input, its end, the TTL, or our own death
 #   session  prepares, freezes, waits for the end of hold, and thaws
-#   marker   makes a mark of what a recipe writes to descriptor 3
+#   marker   makes a mark of what a recipe writes to descriptor 3, and passes on
+#            the end of the session, so that it comes after that
 #   relay    passes on a bounded part of all that was written, and the marks
 #
 # Nothing but relay holds our output, so what a command leaves behind in the
@@ -109,7 +110,7 @@ session() {
       mark end 0
     elif [ -n "$k_session" ]; then
       ( trap '' HUP INT TERM; exec 4>&-; eval "$k_session" )
-      mark end $?
+      mark end $? >&3 # behind what it said of itself
     else
       steps
     fi
@@ -119,15 +120,22 @@ session() {
   exit 0
 }
 
+# marker takes the first line for the recipe's word, and passes on the end.
 marker() {
   trap : PIPE
   trap '' HUP INT TERM
-  if IFS= read -r k_line; then
+  k_said=
+  while IFS= read -r k_line; do
     case $k_line in
-    frozen) mark frozen ;;
-    *) mark refused "$k_line" ;;
+    '') ;;
+    "$k_nonce end "*) printf '\n%s\n' "$k_line"; break ;;
+    *)
+      [ -z "$k_said" ] || continue
+      k_said=$k_line
+      if [ "$k_line" = frozen ]; then mark frozen; else mark refused "$k_line"; fi
+      ;;
     esac
-  fi
+  done
   exit 0
 }
 

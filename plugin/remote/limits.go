@@ -125,7 +125,9 @@ func (p *patience) again(n int, err error) (time.Duration, bool) {
 		return 0, false
 	}
 	wait := pauseAfter(n)
-	wait += time.Duration((rand.Float64() - 0.5) / 5 * float64(wait)) // not all at the same moment
+	// Not all at the same moment, nor in step with a server that is busy at
+	// intervals.
+	wait += time.Duration((rand.Float64() - 0.5) / 2 * float64(wait))
 	if fserrors.IsRetryAfterError(err) {
 		wait = min(max(wait, time.Until(fserrors.RetryAfterErrorTime(err))), p.total)
 	}
