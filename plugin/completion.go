@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
+	"github.com/kubectl-backup/kubectl-backup/plugin/volume"
 )
 
 // addCompletion makes the shell offer what a flag or an argument may be: the
@@ -90,13 +92,79 @@ func completeIDs(e *env, flags *specFlags) cobra.CompletionFunc {
 	}
 }
 
+// completeVolumes offers backups, then the volumes of the one that was named,
+// then the paths in it, folder by folder.
+func completeVolumes(e *env, flags *specFlags, which *whichFlags) cobra.CompletionFunc {
+	ids := completeIDs(e, flags)
+	return func(c *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+		switch len(args) {
+		case 0:
+			return ids(c, args, begun)
+		case 1, 2:
+			return beginningWith(begun, flags.inside(c.Context(), e, which, args, begun)), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+		}
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// mostWords bounds what completion offers: a folder may hold millions.
+const mostWords = 1000
+
+// inside lists the volumes of a backup, or the paths in the folder that a path
+// has come to.
+func (o *specFlags) inside(ctx context.Context, e *env, which *whichFlags, args []string, begun string) (words []string) {
+	repo, _, err := o.once().open(ctx, e, true)
+	if err != nil {
+		return nil
+	}
+	defer repo.Close(context.WithoutCancel(ctx))
+	record, err := which.find(ctx, repo, args[0], "")
+	if err != nil {
+		return nil
+	}
+	if len(args) == 1 {
+		for _, part := range record.Volumes {
+			words = append(words, part.Name())
+		}
+		return words
+	}
+	part, err := namedVolume(&record, args[1])
+	if err != nil {
+		return nil
+	}
+	folder := begun[:strings.LastIndexByte(begun, '/')+1]
+	enough := errors.New("enough")
+	err = repo.Files(ctx, part, folder, false, func(f *volume.Entry) error {
+		word := folder + f.Name()
+		if f.Type == volume.Dir {
+			word += "/"
+		}
+		if strings.HasPrefix(word, begun) {
+			words = append(words, word)
+		}
+		if len(words) == mostWords {
+			return enough
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, enough) {
+		return nil
+	}
+	return words
+}
+
+// once is the flags as they were given: cobra parses the words of a line that
+// it completes twice.
+func (o *specFlags) once() *specFlags {
+	once := *o
+	once.files = slices.Compact(slices.Sorted(slices.Values(o.files)))
+	return &once
+}
+
 // ids are those of the backups in the repository, or none where it cannot be
 // opened: a shell that waits for words has no place for an error.
 func (o *specFlags) ids(ctx context.Context, e *env) (ids []string) {
-	once := *o
-	// cobra parses the words of a line that it completes twice.
-	once.files = slices.Compact(slices.Sorted(slices.Values(o.files)))
-	repo, _, err := once.open(ctx, e, true)
+	repo, _, err := o.once().open(ctx, e, true)
 	if err != nil {
 		return nil
 	}

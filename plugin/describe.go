@@ -11,6 +11,7 @@ import (
 type describeOptions struct {
 	env    *env
 	spec   specFlags
+	which  whichFlags
 	output choice
 }
 
@@ -25,6 +26,7 @@ func newDescribe(e *env) *cobra.Command {
 		RunE:              func(c *cobra.Command, args []string) error { return o.Run(c.Context(), args[0]) },
 	}
 	o.spec.AddFlags(c.Flags())
+	o.which.AddFlags(c.Flags())
 	c.Flags().VarP(&o.output, "output", "o", "output format")
 	return c
 }
@@ -36,7 +38,7 @@ func (o *describeOptions) Run(ctx context.Context, id string) error {
 		return err
 	}
 	defer repo.Close(context.WithoutCancel(ctx))
-	record, err := findRecord(ctx, repo, id, "")
+	record, err := o.which.find(ctx, repo, id, "")
 	if err != nil {
 		return err
 	}

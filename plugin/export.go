@@ -22,6 +22,7 @@ import (
 type exportOptions struct {
 	env     *env
 	spec    specFlags
+	which   whichFlags
 	folder  string
 	raw     bool
 	objects objectFilter
@@ -47,6 +48,7 @@ Fields that a server assigns are left out; --raw keeps each object as it was.`,
 		},
 	}
 	o.spec.AddFlags(c.Flags())
+	o.which.AddFlags(c.Flags())
 	o.objects.AddFlags(c.Flags())
 	c.Flags().StringVar(&o.folder, "to", "", "folder to write to (default: a tar archive on stdout)")
 	c.Flags().BoolVar(&o.raw, "raw", false, "write objects exactly as they were stored")
@@ -68,7 +70,7 @@ func (o *exportOptions) Run(ctx context.Context, id string) error {
 		return err
 	}
 	defer repo.Close(context.WithoutCancel(ctx))
-	record, err := findRecord(ctx, repo, id, "")
+	record, err := o.which.find(ctx, repo, id, "")
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -40,7 +41,7 @@ func newMover(e *env) *cobra.Command {
 		},
 	})
 	send.Flags().BoolVar(&attended, "attended", false, "end when stdin does: whoever started it is gone")
-	extra := newChoice("keep", "remove")
+	extra, into := newChoice("keep", "remove"), ""
 	receive := rootFlag(&cobra.Command{
 		Use: "receive", Short: "Fill a folder or a device from a stream on stdin; the report is on stdout", Args: exactArgs(),
 		Example: e.examples("mover receive --root /volume < stream"),
@@ -48,6 +49,13 @@ func newMover(e *env) *cobra.Command {
 			options := volume.WriteOptions{Extra: volume.Keep}
 			if extra.value == "remove" {
 				options.Extra = volume.Remove
+			}
+			if into != "" {
+				// Mkdir refuses a name that is taken: nothing is written over.
+				root = filepath.Join(root, into)
+				if err := os.Mkdir(root, 0o755); err != nil {
+					return fmt.Errorf("the new folder for the files: %w", err)
+				}
 			}
 			var report volume.Report
 			var err error
@@ -62,6 +70,7 @@ func newMover(e *env) *cobra.Command {
 			return json.NewEncoder(e.Out).Encode(report)
 		},
 	})
+	receive.Flags().StringVar(&into, "into", "", "name of a new folder in the root that the files go into")
 	receive.Flags().Var(&extra, "extra", "what becomes of files that the stream does not have")
 	idle, once := 10*time.Minute, ""
 	wait := &cobra.Command{

@@ -2,8 +2,6 @@ package plugin
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
@@ -25,27 +23,6 @@ func (o *specFlags) open(ctx context.Context, e *env, readOnly bool) (*repositor
 	}
 	repo, err := o.openRepository(ctx, e, s, cluster, readOnly)
 	return repo, s, err
-}
-
-// findRecord resolves an id, the beginning of one, or latest. clusterUID
-// limits latest to one cluster's backups; empty means all. What latest finds
-// is never damaged, and from the future only where there is nothing else.
-func findRecord(ctx context.Context, repo *repository.Repository, id, clusterUID string) (repository.Record, error) {
-	if id == "latest" {
-		r, err := repo.Latest(ctx, func(r repository.Record) bool { return clusterUID == "" || r.Cluster.UID == clusterUID })
-		switch {
-		case errors.Is(err, repository.ErrNoRecord) && clusterUID != "":
-			return r, fmt.Errorf("%w of cluster %s\nhint: name a backup by its id, or another cluster with --from-cluster", err, clusterUID)
-		case errors.Is(err, repository.ErrNoRecord):
-			return r, fmt.Errorf("%w: the repository holds none that can be read\nhint: run makes one, and list shows them", err)
-		}
-		return r, err
-	}
-	r, err := matchRecord(ctx, repo, id)
-	if err == nil && r.Damaged != "" {
-		err = fmt.Errorf("backup %s is damaged: %s", r.ID, r.Damaged)
-	}
-	return r, err
 }
 
 // matchRecord finds the one record that an id, or the beginning of one, names.

@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -18,12 +19,14 @@ import (
 type restoreOptions struct {
 	env            *env
 	spec           specFlags
+	which          whichFlags
 	objects        objectFilter
 	output         choice
 	dryRun         choice
 	toContext      string
 	fromCluster    string
 	rewrite        rewriteFlags
+	files          restoreFiles
 	image          string
 	parallel       int
 	timeout        time.Duration
@@ -46,17 +49,25 @@ that uses it runs. What exists already is never overwritten: it is reported, and
 the exit code is 3.
 
 latest is the newest backup of the cluster that the current context names, or of
-the one given with --from-cluster.`,
+the one given with --from-cluster, as far as --at and --where allow.
+
+With --volume, files of one volume are restored and no objects: into a folder
+on this machine, or into a new folder in the claim that they came from, with the
+folders above them.`,
 		Example: e.examples(
 			"restore latest -f backup.yaml --dry-run=server",
 			"restore latest -f backup.yaml --to-context dr --map-namespace shop=shop-copy --map-storage-class fast=premium",
 			"restore latest -f backup.yaml --to-context dr --rewrite to-dr.yaml",
-			`restore 20260131-020000-4f2a --remote /mnt/backups --kinds Secret --namespaces shop`),
+			`restore 20260131-020000-4f2a --remote /mnt/backups --kinds Secret --namespaces shop`,
+			"restore latest -f backup.yaml --at -2d --volume shop/data-db-0 --path pg/base --to-folder ./found"),
 		Args:              exactArgs("ID|latest"),
 		ValidArgsFunction: completeIDs(e, &o.spec),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := o.Complete(); err != nil {
+			if err := errors.Join(o.files.Validate(c), o.Complete()); err != nil {
 				return err
+			}
+			if o.files.volume != "" {
+				return o.runFiles(c.Context(), args[0])
 			}
 			return o.Run(c.Context(), args[0])
 		},
@@ -77,6 +88,7 @@ func (o *restoreOptions) AddFlags(c *cobra.Command) {
 	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long to wait for what was restored to become healthy")
 	f.BoolVar(&o.keepNodePorts, "keep-node-ports", false, "keep the node ports of Services")
 	f.BoolVar(&o.restoreStatus, "restore-status", false, "write back the status of custom resources that have a status subresource")
+	o.files.AddFlags(f)
 	addMoverFlags(c, &o.image, &o.parallel)
 }
 
@@ -85,6 +97,7 @@ func (o *restoreOptions) AddFlags(c *cobra.Command) {
 func (o *restoreOptions) addTargetFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.toContext, "to-context", "", "context of the target cluster (default: the current one)")
 	f.StringVar(&o.fromCluster, "from-cluster", "", "UID of the cluster that latest is looked for, or any")
+	o.which.AddFlags(f)
 	o.rewrite.AddFlags(f)
 }
 
@@ -179,7 +192,7 @@ func (o *restoreOptions) record(ctx context.Context, repo *repository.Repository
 	} else if from == "any" {
 		from = ""
 	}
-	return findRecord(ctx, repo, id, from)
+	return o.which.find(ctx, repo, id, from)
 }
 
 // Run plans the restore and, unless it is a dry run, does what the plan says.

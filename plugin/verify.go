@@ -14,6 +14,7 @@ import (
 type verifyOptions struct {
 	env    *env
 	spec   specFlags
+	which  whichFlags
 	output choice
 }
 
@@ -22,12 +23,13 @@ func newVerify(e *env) *cobra.Command {
 	c := &cobra.Command{
 		Use:               "verify ID|latest",
 		Short:             "Read a backup back from the remote and check every byte",
-		Example:           e.examples("verify latest -f backup.yaml", "verify 20260131-020000-4f2a --remote store:bucket/prod -o json"),
+		Example:           e.examples("verify latest -f backup.yaml", "verify latest -f backup.yaml --at 2026-01-31", "verify 20260131-020000-4f2a --remote store:bucket/prod -o json"),
 		Args:              exactArgs("ID|latest"),
 		ValidArgsFunction: completeIDs(e, &o.spec),
 		RunE:              func(c *cobra.Command, args []string) error { return o.Run(c.Context(), args[0]) },
 	}
 	o.spec.AddFlags(c.Flags())
+	o.which.AddFlags(c.Flags())
 	c.Flags().VarP(&o.output, "output", "o", "output format")
 	return c
 }
@@ -40,7 +42,7 @@ func (o *verifyOptions) Run(ctx context.Context, id string) error {
 		return err
 	}
 	defer repo.Close(context.WithoutCancel(ctx))
-	record, err := findRecord(ctx, repo, id, "")
+	record, err := o.which.find(ctx, repo, id, "")
 	if err != nil {
 		return err
 	}

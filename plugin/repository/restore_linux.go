@@ -20,7 +20,7 @@ import (
 func (r *Repository) restoreFolder(ctx context.Context, part VolumePart, root string, o RestoreOptions) (volume.Report, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	t, walked := walkTree(ctx, cancel, r.rep, part.Root, o.Path, true)
+	t, walked := walkTree(ctx, cancel, r.rep, part.Root, treeScope{prefix: o.Path, names: true})
 	defer walked()
 	var damaged volume.Issues
 	next := func() (*volume.Entry, func() (volume.Content, error), error) {

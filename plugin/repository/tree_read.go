@@ -74,7 +74,7 @@ func attributesOf(children []child) object.ID {
 func readTree(ctx context.Context, r repo.Repository, root *snapshot.DirEntry, enc *volume.Encoder, prefix string) ([]volume.Issue, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	t, wait := walkTree(ctx, cancel, r, root, prefix, false)
+	t, wait := walkTree(ctx, cancel, r, root, treeScope{prefix: prefix})
 	for j := range t.ordered {
 		if j.done != nil {
 			<-j.done
@@ -92,13 +92,24 @@ func readTree(ctx context.Context, r repo.Repository, root *snapshot.DirEntry, e
 	return t.issues.List(), enc.Close()
 }
 
+// treeScope says what of a tree is wanted.
+type treeScope struct {
+	// prefix is the path of one file or folder, which comes with the folders
+	// above it; empty means all.
+	prefix string
+	// names says that only entries are wanted: no file is fetched ahead of its
+	// turn.
+	names bool
+	// shallow ends one level below the prefix.
+	shallow bool
+}
+
 // walkTree begins to read the entries of a tree, which come from the channel
-// ordered. Small files are fetched ahead of their turn unless names says that
-// only entries are wanted. The function that is returned is called at the end:
-// it passes over what is left and waits.
-func walkTree(ctx context.Context, cancel context.CancelCauseFunc, r repo.Repository, root *snapshot.DirEntry, prefix string, names bool) (*treeReader, func()) {
+// ordered. The function that is returned is called at the end: it passes over
+// what is left and waits.
+func walkTree(ctx context.Context, cancel context.CancelCauseFunc, r repo.Repository, root *snapshot.DirEntry, s treeScope) (*treeReader, func()) {
 	t := &treeReader{
-		ctx: ctx, r: r, prefix: prefix, names: names, groups: map[string]*group{},
+		ctx: ctx, r: r, treeScope: s, groups: map[string]*group{},
 		ordered: make(chan *treeJob, treeAhead), work: make(chan *treeJob, treeAhead),
 	}
 	var workers sync.WaitGroup
@@ -138,10 +149,9 @@ type treeJob struct {
 }
 
 type treeReader struct {
-	ctx           context.Context
-	r             repo.Repository
-	prefix        string
-	names         bool
+	ctx context.Context
+	r   repo.Repository
+	treeScope
 	attributes    *attributesReader
 	groups        map[string]*group // by the path that was the first name in the volume
 	ordered, work chan *treeJob
@@ -210,7 +220,7 @@ func (t *treeReader) walk(root *snapshot.DirEntry) error {
 	if !t.found {
 		return fmt.Errorf("%s is not in the volume", volume.Escape(t.prefix))
 	}
-	if rest := t.attributes.peek(); rest != nil && t.prefix == "" {
+	if rest := t.attributes.peek(); rest != nil && t.prefix == "" && !t.shallow {
 		return fmt.Errorf("%w: they name %s, which has no directory", errAttributes, volume.Escape(rest.entry.Path))
 	}
 	return nil
@@ -220,12 +230,23 @@ func (t *treeReader) walk(root *snapshot.DirEntry) error {
 // it is above the prefix.
 func (t *treeReader) scope(path string) (in, above bool) {
 	switch {
+	case t.shallow && t.below(path):
+		return false, false
 	case t.prefix == "" || path == t.prefix || strings.HasPrefix(path, t.prefix+"/"):
 		return true, false
 	case path == "" || strings.HasPrefix(t.prefix, path+"/"):
 		return true, true
 	}
 	return false, false
+}
+
+// below says whether a path is more than one level below the prefix.
+func (t *treeReader) below(path string) bool {
+	rest, inside := path, true
+	if t.prefix != "" {
+		rest, inside = strings.CutPrefix(path, t.prefix+"/")
+	}
+	return inside && strings.Contains(rest, "/")
 }
 
 // findGroups goes through the attributes before all else for the files that
@@ -297,6 +318,12 @@ func (t *treeReader) folder(path string, children []child) error {
 			if above {
 				return fmt.Errorf("%s is not in the volume: %s is a %s", volume.Escape(t.prefix), volume.Escape(p), j.entry.Type)
 			}
+			if err := t.emit(j); err != nil {
+				return err
+			}
+			continue
+		}
+		if t.shallow && !above && p != t.prefix {
 			if err := t.emit(j); err != nil {
 				return err
 			}

@@ -33,6 +33,8 @@ type volumeItem struct {
 	// owner is the claim, or for a volume of a pod the workload.
 	owner    *item
 	snapshot string
+	// path is that of the one file or folder of it that is wanted.
+	path string
 	// user is the workload that uses the claim, by its name where it was saved.
 	user v1alpha1.Ref
 }
@@ -301,7 +303,7 @@ func (p *Plan) receive(ctx context.Context, v *volumeItem, method string, where 
 	var report volume.Report
 	var err error
 	for n := 1; n <= 3; n++ {
-		report, err = p.send(ctx, v.snapshot, where, add)
+		report, err = p.send(ctx, v, where, add)
 		if err == nil || ctx.Err() != nil || !errors.Is(err, kube.ErrStreamEnded) {
 			break
 		}
@@ -328,13 +330,13 @@ func (p *Plan) receive(ctx context.Context, v *volumeItem, method string, where 
 
 // send runs the receiver once. The receiver's own report is what says that
 // everything arrived: an exit status alone can be lost on the way.
-func (p *Plan) send(ctx context.Context, snapshot string, where kube.ExecOptions, add func(int64)) (volume.Report, error) {
+func (p *Plan) send(ctx context.Context, v *volumeItem, where kube.ExecOptions, add func(int64)) (volume.Report, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	pr, pw := io.Pipe()
 	sent := make(chan error, 1)
 	go func() {
-		err := p.request.Repository.ReadVolume(ctx, *p.request.Record, snapshot, "", volume.NewEncoder(&counter{pw, add}))
+		err := p.request.Repository.ReadVolume(ctx, *p.request.Record, v.snapshot, v.path, volume.NewEncoder(&counter{pw, add}))
 		pw.CloseWithError(err)
 		sent <- err
 	}()

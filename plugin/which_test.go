@@ -1,0 +1,67 @@
+package plugin
+
+import (
+	"testing"
+	"time"
+
+	"github.com/kopia/kopia/snapshot"
+	"github.com/stretchr/testify/require"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
+)
+
+func TestMomentsAsPeopleWriteThem(t *testing.T) {
+	now := time.Date(2026, 2, 3, 12, 0, 0, 0, time.UTC)
+	for text, want := range map[string]time.Time{
+		"2026-01-31T02:00:00Z":      time.Date(2026, 1, 31, 2, 0, 0, 0, time.UTC),
+		"2026-01-31T02:00:00+02:00": time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC),
+		"2026-01-31":                time.Date(2026, 1, 31, 23, 59, 59, 999999999, time.UTC),
+		"-2h":                       now.Add(-2 * time.Hour),
+		"2h ago":                    now.Add(-2 * time.Hour),
+		"1h30m ago":                 now.Add(-90 * time.Minute),
+		"-3d":                       now.AddDate(0, 0, -3),
+		"1w ago":                    now.AddDate(0, 0, -7),
+		"1d12h ago":                 now.Add(-36 * time.Hour),
+	} {
+		got, err := parseMoment(text, now)
+		require.NoError(t, err, text)
+		require.True(t, want.Equal(got), "%s: %s", text, got)
+	}
+	for _, text := range []string{"", "yesterday", "2h", "+2h", "--2h", "2026-13-01", "31.01.2026", "-", "ago", "-2x", "-1d-2h", "2026-01-31 02:00"} {
+		_, err := parseMoment(text, now)
+		require.Error(t, err, "%q", text)
+	}
+}
+
+func TestVolumesByTheirNames(t *testing.T) {
+	part := func(kind, ns, name, volume string) repository.VolumePart {
+		p := repository.VolumePart{Ref: v1alpha1.Ref{Kind: kind, Namespace: ns, Name: name}, Volume: volume}
+		p.Root = &snapshot.DirEntry{}
+		return p
+	}
+	record := &repository.Record{ID: "20260131-020000-4f2ac1", Volumes: []repository.VolumePart{
+		part("PersistentVolumeClaim", "shop", "data", "d"), part("PersistentVolumeClaim", "shop-copy", "data", "d"),
+		part("PersistentVolumeClaim", "shop", "logs", ""), part("Pod", "shop", "web-1", "session"), part("Pod", "shop", "web-2", "session"),
+	}}
+	for name, want := range map[string]string{
+		"shop/data": "shop/data", "shop-copy/data": "shop-copy/data", "logs": "shop/logs", "shop/web-1/session": "shop/web-1/session", "web-2/session": "shop/web-2/session",
+	} {
+		got, err := namedVolume(record, name)
+		require.NoError(t, err, name)
+		require.Equal(t, want, got.Name())
+	}
+	for name, words := range map[string][]string{
+		"data":      {"2 volumes", "shop/data", "shop-copy/data"},
+		"session":   {"shop/web-1/session", "shop/web-2/session"},
+		"shop/dta":  {"no volume", `did you mean "shop/data"?`},
+		"elsewhere": {"it has shop-copy/data, shop/data"},
+		"":          {"no volume"},
+	} {
+		_, err := namedVolume(record, name)
+		require.ErrorAs(t, err, new(*v1alpha1.UsageError), name)
+		for _, w := range words {
+			require.ErrorContains(t, err, w, name)
+		}
+	}
+}
