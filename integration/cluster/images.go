@@ -17,7 +17,7 @@ func buildImages(ctx context.Context, root, plugin string, log io.Writer) ([]str
 		return nil, err
 	}
 	defer unlock()
-	steps := []func(context.Context) (string, error){b.Pause, b.Busybox, b.Static, b.Witness, b.Postgres, b.MariaDB, b.Redis}
+	steps := []func(context.Context) (string, error){b.Pause, b.Busybox, b.Static, b.Witness, b.Harbour, b.Postgres, b.MariaDB, b.Redis}
 	if plugin == "" {
 		if built := filepath.Join(root, "bin", "kubectl-backup"); exists(built) {
 			plugin = built

@@ -70,6 +70,12 @@ func (b *Builder) Witness(ctx context.Context) (string, error) {
 	return b.program(ctx, "witness", v1.Config{Entrypoint: []string{"/witness"}})
 }
 
+// Harbour is an image with one program that converts and admits objects of an
+// application's own kind, and nothing else: see its package comment.
+func (b *Builder) Harbour(ctx context.Context) (string, error) {
+	return b.program(ctx, "harbour", v1.Config{Entrypoint: []string{"/harbour"}})
+}
+
 // Plugin is an image with the plugin's static program at /kubectl-backup and
 // nothing else.
 func (b *Builder) Plugin(binary string) (string, error) {

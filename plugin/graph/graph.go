@@ -251,3 +251,41 @@ func (g *Graph) answering(service int32) []int32 {
 	}
 	return out
 }
+
+// converting are the Services and workloads that convert the objects of the
+// definition to which an edge leads.
+func (g *Graph) converting(e edge) []int32 {
+	if g.row(e).Type != TypeDefinedBy {
+		return nil
+	}
+	var out []int32
+	for _, c := range g.leaving(e.to) {
+		if g.row(c).Type == TypeConvertedBy {
+			out = append(append(out, c.to), g.answering(c.to)...)
+		}
+	}
+	return out
+}
+
+// Answering are the workloads without which an object is of no use, or cannot
+// be written: those that answer for a webhook configuration or an aggregated
+// API, or convert what a definition defines.
+func (g *Graph) Answering(r v1alpha1.Ref) []v1alpha1.Ref {
+	id, ok := g.id(r)
+	if !ok {
+		return nil
+	}
+	var out []v1alpha1.Ref
+	for _, e := range g.leaving(id) {
+		behind := g.converting(e)
+		if g.row(e).Type == TypeAnsweredBy {
+			behind = g.answering(e.to)
+		}
+		for _, n := range behind {
+			if IsWorkload(g.nodes[n]) {
+				out = append(out, g.nodes[n])
+			}
+		}
+	}
+	return out
+}

@@ -331,6 +331,38 @@ func TestWavesOfTheShop(t *testing.T) {
 	require.Empty(t, cycles)
 }
 
+// What a server of the application converts can be written when it runs, and
+// what it admits is refused until then.
+func TestWavesOfAServerAndItsObjects(t *testing.T) {
+	g := build(t, Options{},
+		`{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition","metadata":{"name":"berths.sea.example.org"},"spec":{"group":"sea.example.org","names":{"kind":"Berth","plural":"berths"},
+		  "conversion":{"strategy":"Webhook","webhook":{"clientConfig":{"service":{"name":"hooks","namespace":"sea"}}}}}}`,
+		`{"apiVersion":"v1","kind":"Service","metadata":{"name":"hooks","namespace":"sea"},"spec":{"selector":{"app":"zhooks"}}}`,
+		workloadText("Deployment", "sea", "zhooks", ""),
+		`{"apiVersion":"sea.example.org/v1","kind":"Berth","metadata":{"name":"a","namespace":"quay"}}`,
+		`{"apiVersion":"admissionregistration.k8s.io/v1","kind":"ValidatingWebhookConfiguration","metadata":{"name":"rules"},"webhooks":[{"clientConfig":{"service":{"name":"hooks","namespace":"sea"}}}]}`)
+	server := ref(t, g, "Deployment.apps sea/zhooks")
+	berth, rules := ref(t, g, "Berth.sea.example.org quay/a"), ref(t, g, "ValidatingWebhookConfiguration.admissionregistration.k8s.io rules")
+	for what, waves := range map[string]func() ([][]v1alpha1.Ref, [][]v1alpha1.Ref){
+		"the graph": func() ([][]v1alpha1.Ref, [][]v1alpha1.Ref) { return g.Waves(g.Nodes()) },
+		"its lines": func() ([][]v1alpha1.Ref, [][]v1alpha1.Ref) { return Waves(g.Nodes(), g.Edges()) },
+	} {
+		order, cycles := waves()
+		require.Empty(t, cycles)
+		at := map[v1alpha1.Ref]int{}
+		for i, w := range order {
+			for _, r := range w {
+				at[r] = i
+			}
+		}
+		require.Less(t, at[server], at[berth], what)
+		require.Less(t, at[berth], at[rules], what)
+	}
+	require.Equal(t, []v1alpha1.Ref{server}, g.Answering(berth))
+	require.Equal(t, []v1alpha1.Ref{server}, g.Answering(rules))
+	require.Empty(t, g.Answering(server))
+}
+
 func TestTheSameWhateverTheOrderOfObjects(t *testing.T) {
 	all := objects(t, shop)
 	print := func() string {

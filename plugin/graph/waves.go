@@ -68,8 +68,8 @@ func phaseOf(r v1alpha1.Ref) int {
 // called before the caller, what stands around them, and last whatever can
 // refuse objects. Objects that need each other in a circle are in one wave,
 // and each circle is in cycles. Edges with an end outside of refs order
-// nothing, except that a call reaches the workloads behind its Service. Refs
-// in a wave are sorted.
+// nothing, except that a call reaches the workloads behind its Service, and an
+// object of a definition those that convert it. Refs in a wave are sorted.
 func (g *Graph) Waves(refs []v1alpha1.Ref) (waves, cycles [][]v1alpha1.Ref) {
 	ids := g.ids(refs)
 	local := make(map[int32]int, len(ids))
@@ -86,11 +86,13 @@ func (g *Graph) Waves(refs []v1alpha1.Ref) (waves, cycles [][]v1alpha1.Ref) {
 			if to, ok := local[e.to]; ok {
 				needs[i] = append(needs[i], to)
 			}
+			behind := g.converting(e)
 			if e.row == rowCalls {
-				for _, callee := range g.answering(e.to) {
-					if to, ok := local[callee]; ok && to != i {
-						needs[i] = append(needs[i], to)
-					}
+				behind = g.answering(e.to)
+			}
+			for _, n := range behind {
+				if to, ok := local[n]; ok && to != i {
+					needs[i] = append(needs[i], to)
 				}
 			}
 		}
@@ -109,10 +111,13 @@ func Waves(refs []v1alpha1.Ref, edges []v1alpha1.EdgeLine) (waves, cycles [][]v1
 	for i, r := range nodes {
 		local[r.Key()] = i
 	}
-	behind := map[v1alpha1.Ref][]v1alpha1.Ref{}
+	behind, converting := map[v1alpha1.Ref][]v1alpha1.Ref{}, map[v1alpha1.Ref][]v1alpha1.Ref{}
 	for _, e := range edges {
-		if e.Type == TypeSelects {
+		switch e.Type {
+		case TypeSelects:
 			behind[e.From.Key()] = append(behind[e.From.Key()], e.To.Key())
+		case TypeConvertedBy:
+			converting[e.From.Key()] = append(converting[e.From.Key()], e.To.Key())
 		}
 	}
 	needs := make([][]int, len(nodes))
@@ -122,8 +127,13 @@ func Waves(refs []v1alpha1.Ref, edges []v1alpha1.EdgeLine) (waves, cycles [][]v1
 			continue
 		}
 		targets := []v1alpha1.Ref{e.To.Key()}
-		if e.Type == TypeCalls {
+		switch e.Type {
+		case TypeCalls:
 			targets = append(targets, behind[e.To.Key()]...)
+		case TypeDefinedBy:
+			for _, service := range converting[e.To.Key()] {
+				targets = append(append(targets, service), behind[service]...)
+			}
 		}
 		for _, t := range targets {
 			if to, ok := local[t]; ok && to != from {

@@ -31,6 +31,9 @@ func (p *Plan) execute(ctx context.Context) error {
 		return err
 	}
 	for _, wave := range p.waves {
+		if err := p.awaitAnswers(ctx, wave); err != nil {
+			return err
+		}
 		if err := p.writeWave(ctx, wave); err != nil {
 			return err
 		}

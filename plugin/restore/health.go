@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/argocd"
 	"github.com/kubectl-backup/kubectl-backup/plugin/graph"
@@ -12,8 +13,13 @@ import (
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
-// watchers bounds how many workloads are watched at the same time.
-const watchers = 64
+const (
+	// watchers bounds how many workloads are watched at the same time.
+	watchers = 64
+	// answered bounds the wait for the servers of webhooks. What needs them is
+	// tried anyhow then, and fails with the server's words.
+	answered = 2 * time.Minute
+)
 
 var errNotHealthy = errors.New("not healthy in time")
 
@@ -47,9 +53,47 @@ func runsForGood(r v1alpha1.Ref) bool {
 	return graph.IsWorkload(r) && r.Group != "batch"
 }
 
+// awaitAnswers waits until those workloads run that answer for objects of a
+// wave: without them objects of a kind that is converted cannot be written, and
+// what webhooks admit, the pods of their own servers too, would be refused.
+func (p *Plan) awaitAnswers(ctx context.Context, wave []v1alpha1.Ref) error {
+	waiting, cancel := context.WithTimeoutCause(ctx, answered, errNotHealthy)
+	defer cancel()
+	seen := map[v1alpha1.Ref]bool{}
+	var all sync.WaitGroup
+	for _, ref := range wave {
+		for _, server := range p.graph.Answering(ref) {
+			i := p.bySaved[server.Key()]
+			if seen[server] || i == nil || !i.made || i.line.Outcome != v1alpha1.OutcomeRestored || !runsForGood(i.saved) {
+				continue
+			}
+			seen[server] = true
+			all.Go(func() {
+				if last, err := p.untilHealthy(waiting, i); err != nil && ctx.Err() == nil {
+					i.warn("%s was written although nothing answers for it yet: %s", ref, last)
+				}
+			})
+		}
+	}
+	all.Wait()
+	return context.Cause(ctx)
+}
+
 func (p *Plan) awaitHealth(ctx context.Context, i *item) {
-	last := "nothing was seen of it"
-	err := p.request.Target.WaitFor(ctx, i.kind, i.ref.Namespace, i.ref.Name, func(o *object.Object) (bool, error) {
+	last, err := p.untilHealthy(ctx, i)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		i.settle(v1alpha1.OutcomeIncomplete, "created, but not healthy after %s: %s", p.request.Timeout, last)
+	default:
+		i.settle(v1alpha1.OutcomeIncomplete, "created, but not healthy: %s", fmt.Sprint(err))
+	}
+}
+
+// untilHealthy waits for one workload; last is what was seen of it.
+func (p *Plan) untilHealthy(ctx context.Context, i *item) (last string, err error) {
+	last = "nothing was seen of it"
+	err = p.request.Target.WaitFor(ctx, i.kind, i.ref.Namespace, i.ref.Name, func(o *object.Object) (bool, error) {
 		if o == nil {
 			return false, errors.New("it was deleted")
 		}
@@ -70,11 +114,5 @@ func (p *Plan) awaitHealth(ctx context.Context, i *item) {
 		}
 		return state == "" || state == argocd.Healthy || state == argocd.Suspended, nil
 	})
-	switch {
-	case err == nil:
-	case ctx.Err() != nil:
-		i.settle(v1alpha1.OutcomeIncomplete, "created, but not healthy after %s: %s", p.request.Timeout, last)
-	default:
-		i.settle(v1alpha1.OutcomeIncomplete, "created, but not healthy: %s", fmt.Sprint(err))
-	}
+	return last, err
 }
