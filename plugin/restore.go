@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,12 +33,17 @@ type restoreOptions struct {
 	timeout        time.Duration
 	keepNodePorts  bool
 	restoreStatus  bool
+	onConflict     choice
+	allowRecreate  []string
+	overwrite      bool
+	resume         bool
 	namespaces     map[string]string
 	storageClasses map[string]string
 }
 
 func newRestore(e *env) *cobra.Command {
-	o := &restoreOptions{env: e, output: newChoice("table", "wide", "json", "yaml"), dryRun: newChoice("none", "client", "server")}
+	o := &restoreOptions{env: e, output: newChoice("table", "wide", "json", "yaml"), dryRun: newChoice("none", "client", "server"),
+		onConflict: choice{allowed: []string{string(restore.ConflictSkip), string(restore.ConflictFail), string(restore.ConflictApply), string(restore.ConflictRecreate)}}}
 	c := &cobra.Command{
 		Use:   "restore ID|latest",
 		Short: "Bring a backup back, here or elsewhere",
@@ -45,8 +51,16 @@ func newRestore(e *env) *cobra.Command {
 
 Objects come back in the order of their dependencies, in parallel where they do
 not depend on each other; the data of a volume is in place before the workload
-that uses it runs. What exists already is never overwritten: it is reported, and
-the exit code is 3.
+that uses it runs. What exists already and differs is left alone and reported, and
+the exit code is 3, unless --on-conflict says otherwise: Skip leaves it alone and
+is content, Fail stops before anything is written, Apply makes it say what the
+backup says, Recreate deletes it and creates it again. Claims, PersistentVolumes
+and CustomResourceDefinitions are deleted only where --allow-recreate names them,
+namespaces never. The data of a claim that exists is replaced only with
+--overwrite-volumes; what uses it has no replicas meanwhile.
+
+A restore may be interrupted at any moment, and is then finished by the same
+command with --resume.
 
 latest is the newest backup of the cluster that the current context names, or of
 the one given with --from-cluster, as far as --at and --where allow.
@@ -58,6 +72,9 @@ folders above them.`,
 			"restore latest -f backup.yaml --dry-run=server",
 			"restore latest -f backup.yaml --to-context dr --map-namespace shop=shop-copy --map-storage-class fast=premium",
 			"restore latest -f backup.yaml --to-context dr --rewrite to-dr.yaml",
+			"restore latest -f backup.yaml --on-conflict=Apply --dry-run=server",
+			"restore latest -f backup.yaml --kinds PersistentVolumeClaim --namespaces shop --overwrite-volumes",
+			"restore 20260131-020000-4f2a -f backup.yaml --resume",
 			`restore 20260131-020000-4f2a --remote /mnt/backups --kinds Secret --namespaces shop`,
 			"restore latest -f backup.yaml --at -2d --volume shop/data-db-0 --path pg/base --to-folder ./found"),
 		Args:              exactArgs("ID|latest"),
@@ -89,6 +106,10 @@ func (o *restoreOptions) AddFlags(c *cobra.Command) {
 	f.BoolVar(&o.keepNodePorts, "keep-node-ports", false, "keep the node ports of Services")
 	f.BoolVar(&o.restoreStatus, "restore-status", false, "write back the status of custom resources that have a status subresource")
 	o.files.AddFlags(f)
+	f.Var(&o.onConflict, "on-conflict", "what becomes of an object that exists and differs (default: left alone, reported as a conflict, exit code 3)")
+	f.StringSliceVar(&o.allowRecreate, "allow-recreate", nil, "resources that --on-conflict=Recreate may delete too: "+strings.Join(restore.Recreatable, ", "))
+	f.BoolVar(&o.overwrite, "overwrite-volumes", false, "replace the data of claims that exist; workloads that use them are scaled to zero meanwhile")
+	f.BoolVar(&o.resume, "resume", false, "finish a restore that was interrupted; the other flags must be the same")
 	addMoverFlags(c, &o.image, &o.parallel)
 }
 
@@ -114,6 +135,14 @@ func (o *restoreOptions) Complete() (err error) {
 	}
 	if o.storageClasses, err = pairs("--map-storage-class", o.rewrite.classes); err != nil {
 		return err
+	}
+	if len(o.allowRecreate) > 0 && o.onConflict.value != string(restore.ConflictRecreate) {
+		return usagef("--allow-recreate needs --on-conflict=Recreate")
+	}
+	for _, resource := range o.allowRecreate {
+		if !slices.Contains(restore.Recreatable, resource) {
+			return usagef("--allow-recreate %q: it may name %s", resource, strings.Join(restore.Recreatable, ", "))
+		}
 	}
 	return o.objects.Complete()
 }
@@ -164,6 +193,7 @@ func (o *restoreOptions) request(ctx context.Context, id string) (_ *repository.
 	request := restore.Request{
 		Target: target, Repository: repo, Record: &record, Remote: s.remote.Name, ToolVersion: Version(),
 		Rewrite: set, Namespaces: o.namespaces, StorageClasses: o.storageClasses,
+		OnConflict: restore.OnConflict(o.onConflict.value), AllowRecreate: o.allowRecreate, OverwriteVolumes: o.overwrite, Resume: o.resume,
 		KeepNodePorts: o.keepNodePorts, RestoreStatus: o.restoreStatus,
 		Image: moverImage(o.image, nil), Transport: s.transport(s.moverOf(record.Policy)), Parallel: o.parallel, Timeout: o.timeout,
 	}

@@ -350,6 +350,16 @@ kind: PersistentVolumeClaim
 metadata: {name: clay-kiln-0, namespace: $NS, labels: {app: kiln, kubectl-backup.io/filling: x}, annotations: {team.example.org/owner: potters}}
 spec: {storageClassName: premium, accessModes: [ReadWriteOnce], resources: {requests: {storage: 12Mi}}}
 `, "$NS", ns)
+	// Whoever does not know of it is told, and nothing is written.
+	before := dst.states(ns)
+	for _, mode := range []string{restore.DryRunClient, restore.DryRunNone} {
+		r.DryRun = mode
+		_, err := restore.Run(t.Context(), r)
+		require.ErrorContains(t, err, "a restore of backup x was interrupted")
+		require.ErrorContains(t, err, "--resume")
+	}
+	require.Equal(t, before, dst.states(ns))
+	r.Resume = true
 	complete(t, r)
 	require.Equal(t, "terracotta", dst.shell(ns, "kiln-0", "cat /clay/deep/pot.txt"))
 	require.Equal(t, map[string]any{"app": "kiln"}, field(dst.must("v1", "PersistentVolumeClaim", ns, "clay-kiln-0"), "metadata", "labels"))

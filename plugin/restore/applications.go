@@ -41,6 +41,9 @@ func (p *Plan) findApplications(ctx context.Context) error {
 			managed = append(managed, argocd.Managed{Ref: i.ref, TrackingID: i.trackingID, Instance: i.instance})
 		}
 	}
+	for _, o := range p.toScale() {
+		managed = append(managed, argocd.Managed{Ref: o.Ref, TrackingID: o.Annotations[argocd.AnnotationTracking], Instance: o.Labels[argocd.LabelInstance]})
+	}
 	owners, err := argocd.Owners(ctx, p.request.Target, managed)
 	if denied := new(kube.DeniedError); errors.As(err, &denied) {
 		p.warnings = append(p.warnings, fmt.Sprintf("whether Argo CD manages what is restored is not known, and nothing of it is paused: %s", denied))

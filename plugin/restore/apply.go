@@ -30,6 +30,13 @@ func (p *Plan) execute(ctx context.Context) error {
 	if err := p.makeNamespaces(ctx); err != nil {
 		return err
 	}
+	defer p.scaleBack(ctx) // also what waits for the end of a restore that fails
+	if err := p.overwriteVolumes(ctx); err != nil {
+		return err
+	}
+	if err := p.awaitEarlier(ctx); err != nil {
+		return err
+	}
 	for _, wave := range p.waves {
 		if err := p.awaitAnswers(ctx, wave); err != nil {
 			return err
@@ -44,6 +51,10 @@ func (p *Plan) execute(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := p.finishFilled(ctx); err != nil {
+		return err
+	}
+	p.scaleBack(ctx)
 	return p.waitHealthy(ctx)
 }
 
@@ -117,12 +128,37 @@ func (p *Plan) restore(ctx context.Context, i *item, o *object.Object) error {
 		i.kind = k
 		i.keepStatus = !k.Has("status")
 	}
-	if i.subjects != nil && i.line.Outcome == v1alpha1.OutcomeApply {
+	switch i.action {
+	case actSubjects:
 		return p.addSubjects(ctx, i)
+	case actApply:
+		return p.restoreApplied(ctx, i, o)
+	case actRecreate:
+		if err := p.remove(ctx, i); err != nil {
+			return err
+		}
+		if i.held {
+			if err := p.removeHeldPods(ctx, i); err != nil {
+				return err
+			}
+		}
 	}
 	d, before, err := p.prepare(ctx, i, o)
 	if err != nil {
 		return err
+	}
+	if p.putsStatus(i, before) {
+		// Until it has its status it must not look finished: see ownsFields.
+		before.managers.Creator = ""
+	}
+	switch i.action {
+	case actFinish:
+		return p.restoreFinished(ctx, i, before)
+	case actFilled:
+		i.before, i.filled = before, true
+		return nil
+	case actDraft:
+		return p.replaceDraft(ctx, i, d, before)
 	}
 	if p.toFill(i) {
 		return p.createUnfilled(ctx, i, d, before)
@@ -135,21 +171,48 @@ func (p *Plan) restore(ctx context.Context, i *item, o *object.Object) error {
 		return err
 	}
 	p.finishObject(ctx, i, created, before)
+	if i.action == actRecreate && i.line.Outcome == v1alpha1.OutcomeRestored {
+		i.settle(v1alpha1.OutcomeRestored, "deleted and created again%s", listed(i.fields))
+	}
 	return nil
+}
+
+// replaceDraft puts an object in place of the one that the cluster made itself.
+func (p *Plan) replaceDraft(ctx context.Context, i *item, d *rewrite.Draft, before original) error {
+	live, err := p.request.Target.Get(ctx, i.kind, i.ref.Namespace, i.ref.Name)
+	if err != nil {
+		return err
+	}
+	made, err := p.replace(ctx, i, d.Content, live, kube.WriteOptions{FieldManager: before.managers.Creator})
+	if err != nil {
+		return err
+	}
+	p.finishObject(ctx, i, made, before)
+	return nil
+}
+
+// putsStatus says whether an object's status is written after it.
+func (p *Plan) putsStatus(i *item, before original) bool {
+	return p.request.RestoreStatus && before.status != nil && i.kind.Has("status")
 }
 
 // finishObject puts back what a creation cannot carry: owners of fields and,
 // where asked for, status.
 func (p *Plan) finishObject(ctx context.Context, i *item, created *object.Object, before original) {
+	if p.putsStatus(i, before) {
+		live, err := p.putStatus(ctx, i, before)
+		if err == nil {
+			created = live
+			before.managers.Entries, err = withOthers(before.managers.Entries, live)
+		}
+		if err != nil {
+			i.settle(v1alpha1.OutcomeIncomplete, "created, but its status could not be put back: %s", err)
+			return
+		}
+	}
 	if before.managers.Creator == "" {
 		if err := p.putManagers(ctx, i, created, before.managers); err != nil {
 			i.warn("the owners of its fields could not be put back: %s", err)
-		}
-	}
-	if p.request.RestoreStatus && before.status != nil && i.kind.Has("status") {
-		if err := p.putStatus(ctx, i, before); err != nil {
-			i.settle(v1alpha1.OutcomeIncomplete, "created, but its status could not be put back: %s", err)
-			return
 		}
 	}
 	i.settle(v1alpha1.OutcomeRestored, "created")
@@ -247,7 +310,7 @@ func (p *Plan) awaitDefinitions(ctx context.Context, wave []v1alpha1.Ref) error 
 	made := false
 	for _, ref := range wave {
 		i := p.bySaved[ref.Key()]
-		if i.saved.Kind != "CustomResourceDefinition" || !i.made {
+		if i.saved.Kind != "CustomResourceDefinition" || i.liveUID == "" {
 			continue
 		}
 		made = true

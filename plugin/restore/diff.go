@@ -102,6 +102,7 @@ func (p *Plan) compare(ctx context.Context, i *item, saved, live *object.Object)
 // bare is a draft without what does not count in a comparison.
 func (p *Plan) bare(i *item, d *rewrite.Draft) ([]byte, error) {
 	rewrite.Clean(d, p.cleanOptions(i, true))
+	dropMarks(d)
 	delete(section(d.Content, "metadata"), "ownerReferences")
 	return d.Encode()
 }

@@ -23,8 +23,6 @@ const (
 	// few is how many objects of one kind in one namespace are looked up one
 	// by one; more of them are listed.
 	few = 4
-	// shownConflicts bounds how many conflicts are explained field by field.
-	shownConflicts = 50
 )
 
 // lookUp finds out what the target already has by the names that the restore
@@ -49,15 +47,10 @@ func (p *Plan) lookUp(ctx context.Context) error {
 		places[at] = append(places[at], i)
 	}
 	var mu sync.Mutex
-	conflicts := map[*item][]byte{}
 	found := func(i *item, o *object.Object) error {
-		conflict, err := p.meet(i, o)
-		if err == nil && conflict {
-			mu.Lock()
-			conflicts[i] = o.Raw
-			mu.Unlock()
-		}
-		return err
+		mu.Lock()
+		defer mu.Unlock()
+		return p.meet(i, o)
 	}
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
@@ -99,7 +92,7 @@ func (p *Plan) lookUp(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("look for what exists already: %w", err)
 	}
-	return p.explain(ctx, conflicts)
+	return p.explain(ctx)
 }
 
 // lookUpNamespaces finds out which namespaces are there, and which have to be
@@ -168,6 +161,11 @@ func (p *Plan) lookUpNamespaces(ctx context.Context) error {
 // in it, and as whom, are warned of.
 func (p *Plan) meetNamespace(ctx context.Context, i *item, live *object.Object) error {
 	i.liveUID = live.UID
+	d, err := rewrite.Decode(live)
+	if err != nil {
+		return err
+	}
+	i.ours = ownsFields(d)
 	saved, err := p.request.Repository.Object(ctx, *p.request.Record, i.saved)
 	if err != nil {
 		return err
@@ -206,6 +204,7 @@ func (p *Plan) meetNamespace(ctx context.Context, i *item, live *object.Object) 
 		i.settle(v1alpha1.OutcomeUnchanged, "it exists")
 		return nil
 	}
+	i.differs, i.fields = true, lacking
 	i.settle(v1alpha1.OutcomeConflict, "it exists and is left alone; it differs in %s", strings.Join(lacking, ", "))
 	return nil
 }
@@ -217,49 +216,59 @@ func quoted(s string, there bool) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// meet decides about an object whose name is taken. It says whether the target
-// holds something else.
-func (p *Plan) meet(i *item, live *object.Object) (conflict bool, err error) {
-	i.liveUID = live.UID
+// meet decides about an object whose name is taken.
+func (p *Plan) meet(i *item, live *object.Object) error {
+	i.liveUID, i.liveOwners = live.UID, nil
+	for _, w := range live.Owners {
+		i.liveOwners = append(i.liveOwners, w.UID)
+	}
 	d, err := rewrite.Decode(live)
 	if err != nil {
-		return false, err
+		return err
 	}
+	i.ours = ownsFields(d)
 	if i.subjects != nil {
-		return p.meetBinding(i, d)
+		p.meetBinding(i, d)
+		return nil
 	}
-	if i.holdsClaim() && live.Labels[labelFilling] != "" {
-		i.settle(v1alpha1.OutcomeApply, "an earlier restore was ended while it was being filled: it would be filled again")
-		return false, nil
+	if p.meetMarked(i, live) {
+		return nil
+	}
+	if len(live.Labels) > 0 {
+		dropMarks(d)
 	}
 	rewrite.Clean(d, p.cleanOptions(i, true))
+	draft := ownDraft(i, d)
 	have, err := digest(d)
 	if err != nil {
-		return false, err
+		return err
 	}
 	switch {
 	case live.Deleting:
 		i.settle(v1alpha1.OutcomeConflict, "one by that name is being deleted: wait until it is gone")
 	case have == i.digest:
 		i.settle(v1alpha1.OutcomeUnchanged, "the target already equals it")
+	case draft && p.request.Resume:
+		i.action = actDraft
+		i.settle(v1alpha1.OutcomeApply, "it would take the place of the one that the cluster made with the namespace")
 	default:
+		i.differs = true
 		i.settle(v1alpha1.OutcomeConflict, "the target holds something else by that name, which is left alone")
-		return true, nil
 	}
-	return false, nil
+	return nil
 }
 
 // meetBinding decides about a role binding that exists and whose subjects a
 // rule changed: it serves the old namespace as well, so the new subjects go
 // beside those that are there.
-func (p *Plan) meetBinding(i *item, live *rewrite.Draft) (conflict bool, err error) {
+func (p *Plan) meetBinding(i *item, live *rewrite.Draft) {
 	missing := missingSubjects(i.subjects, live.Content)
 	if len(missing) == 0 {
 		i.settle(v1alpha1.OutcomeUnchanged, "it already names %s", subjectNames(i.subjects))
-		return false, nil
+		return
 	}
+	i.action = actSubjects
 	i.settle(v1alpha1.OutcomeApply, "it exists: %s would be added, and none of its subjects taken away", subjectNames(missing))
-	return false, nil
 }
 
 func missingSubjects(want []any, live map[string]any) (missing []any) {
@@ -287,34 +296,46 @@ func subjectNames(subjects []any) string {
 
 // explain says of conflicts in which fields they lie, and finds those that are
 // none: the same in another notation.
-func (p *Plan) explain(ctx context.Context, conflicts map[*item][]byte) error {
-	if len(conflicts) > shownConflicts {
-		return nil
-	}
+func (p *Plan) explain(ctx context.Context) error {
 	want := map[v1alpha1.Ref]*item{}
-	for i := range conflicts {
-		want[i.saved.Key()] = i
+	for _, i := range p.items {
+		if i.differs && i.fields == nil {
+			want[i.saved.Key()] = i
+		}
 	}
 	if len(want) == 0 {
 		return nil
 	}
-	return p.request.Repository.ObjectsOf(ctx, *p.request.Record, func(r v1alpha1.Ref) bool { return want[r] != nil }, func(o *object.Object) error {
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	err := p.request.Repository.ObjectsOf(gctx, *p.request.Record, func(r v1alpha1.Ref) bool { return want[r] != nil }, func(o *object.Object) error {
 		i := want[o.Ref.Key()]
-		live, err := object.Parse(conflicts[i])
-		if err != nil {
-			return err
-		}
-		d, fields, err := p.compare(ctx, i, o, live)
-		switch {
-		case err != nil:
-			return err
-		case !d.Differs:
-			i.settle(v1alpha1.OutcomeUnchanged, "the target equals it but for notation")
-		default:
-			i.line.Reason += listed(fields)
-		}
+		group.Go(func() error {
+			live, err := p.request.Target.Get(gctx, i.kind, i.ref.Namespace, i.ref.Name)
+			if apierrors.IsNotFound(err) {
+				i.differs = false
+				i.settle(v1alpha1.OutcomeCreate, "it was deleted a moment ago")
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			d, fields, err := p.compare(gctx, i, o, live)
+			switch {
+			case err != nil:
+				return err
+			case !d.Differs:
+				i.differs = false
+				i.settle(v1alpha1.OutcomeUnchanged, "the target equals it but for notation")
+			default:
+				i.fields = fields
+				i.line.Reason += listed(fields)
+			}
+			return nil
+		})
 		return nil
 	})
+	return errors.Join(err, group.Wait())
 }
 
 func listed(fields []string) string {

@@ -34,7 +34,9 @@ func (p *Plan) waitHealthy(ctx context.Context) error {
 	slots := make(chan struct{}, watchers)
 	var all sync.WaitGroup
 	for _, i := range p.items {
-		if i.line.Outcome != v1alpha1.OutcomeRestored || !runsForGood(i.saved) {
+		// What an ended restore had brought back, nobody has waited for.
+		earlier := p.request.Resume && i.line.Outcome == v1alpha1.OutcomeUnchanged
+		if i.line.Outcome != v1alpha1.OutcomeRestored && !earlier || !runsForGood(i.saved) {
 			continue
 		}
 		slots <- struct{}{}

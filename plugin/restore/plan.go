@@ -58,6 +58,23 @@ type item struct {
 	unfilled bool
 	// before is what a claim had, for when it is filled.
 	before original
+
+	// action is what is done with it, where something is.
+	action action
+	// differs says that the target holds something else by its name, and fields
+	// in what; ours that this program owns fields of it there.
+	differs bool
+	fields  []string
+	ours    bool
+	// liveOwners are the UIDs of its owners in the target.
+	liveOwners []string
+	// filled says that its data is in place and that a label on it says so.
+	filled bool
+	// held says of a workload that a restore was ended while it held it back.
+	held bool
+	// overwriting says of a claim that a restore was ended while it replaced its
+	// data.
+	overwriting bool
 }
 
 func (i *item) settle(o v1alpha1.Outcome, format string, args ...any) {
@@ -92,6 +109,12 @@ type Plan struct {
 	mentions          []string
 	warnings          []string
 	droppedStatus     map[string]int
+	// scaled are the workloads that have no replicas for a while, by UID, and
+	// users what uses the claims of a namespace.
+	scaled map[string]*scaled
+	users  map[string]*claimUsers
+	// interrupted is what an ended restore left half done.
+	interrupted []interrupted
 }
 
 type kindKey struct{ group, version, kind string }
@@ -109,6 +132,7 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 	p := &Plan{
 		request: r, rules: rules, bySaved: map[v1alpha1.Ref]*item{}, byUID: map[string]*item{},
 		defined: map[kindKey]kube.Kind{}, liveNamespaces: map[string]bool{}, droppedStatus: map[string]int{},
+		scaled: map[string]*scaled{}, users: map[string]*claimUsers{},
 	}
 	if p.target, err = r.Target.Identity(ctx); err != nil {
 		return nil, fmt.Errorf("identify target cluster: %w", err)
@@ -134,6 +158,13 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 		return nil, err
 	}
 	if err := p.lookUp(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.findScaled(ctx); err != nil {
+		return nil, err
+	}
+	p.finishLater()
+	if err := p.resolveConflicts(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.planVolumes(ctx); err != nil {

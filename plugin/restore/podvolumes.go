@@ -53,6 +53,7 @@ func (p *Plan) held(i *item) []*volumeItem {
 // restoreHeld creates a workload and puts the data of its pods' own volumes in
 // place.
 func (p *Plan) restoreHeld(ctx context.Context, i *item, d *rewrite.Draft, before original, held []*volumeItem) error {
+	setLabel(d, labelHeld, p.request.Record.ID)
 	spec := section(d.Content, "spec")
 	replicas, _ := spec["replicas"].(json.Number)
 	if i.saved.Group == "apps" && replicas != "" && replicas != "0" && !sharesProcesses(spec) {
@@ -70,14 +71,36 @@ func (p *Plan) restoreHeld(ctx context.Context, i *item, d *rewrite.Draft, befor
 		failAll(held, "%s was not created", i.ref)
 		return err
 	}
-	p.finishObject(ctx, i, created, before)
 	if replicas == "0" {
 		for _, v := range held {
 			v.settle(v1alpha1.OutcomeSkipped, "%s has no replicas, so there is no pod to put it into", i.ref)
 		}
-		return nil
+	} else if err := p.fillRunning(ctx, i, held, sharesProcesses(spec)); err != nil {
+		return err
 	}
-	return p.fillRunning(ctx, i, held, sharesProcesses(spec))
+	return p.letGo(ctx, i, before, nil)
+}
+
+// letGo makes of a workload that was held back one that is not. One whose
+// restore is being ended keeps its label, so that it can be resumed.
+func (p *Plan) letGo(ctx context.Context, i *item, before original, spec map[string]any) error {
+	letting, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTime)
+	defer cancel()
+	change := map[string]any{}
+	if ctx.Err() == nil {
+		change = p.nowFilled(labelHeld)
+	}
+	if spec != nil {
+		change["spec"] = spec
+	}
+	if _, err := p.patchAs(letting, i.kind, i.ref, change, kube.WriteOptions{FieldManager: before.managers.Creator}); err != nil {
+		return fmt.Errorf("created, but could not be let go (hint: --resume makes it anew): %w", err)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	i.before, i.filled = before, true
+	return nil
 }
 
 // haveClaims says whether all claims of the pods with data are restored: a pod
@@ -195,15 +218,7 @@ func (p *Plan) restoreDeployment(ctx context.Context, i *item, d *rewrite.Draft,
 	if fillErr != nil {
 		failAll(held, "its data could not be put in place before its pod started: %s", fillErr)
 	}
-	restoring, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTime)
-	defer cancel()
-	final, err := p.patchAs(restoring, i.kind, i.ref, map[string]any{"spec": map[string]any{"paused": paused, "replicas": replicas}}, as)
-	if err != nil {
-		return fmt.Errorf("created, but could not be set to %s replicas again: %w", replicas, err)
-	}
-	before.managers.Creator = "" // the steps between left other owners behind
-	p.finishObject(restoring, i, final, before)
-	return nil
+	return p.letGo(ctx, i, before, map[string]any{"paused": paused, "replicas": replicas})
 }
 
 // fillDeployment brings up the pods of a Deployment that was created without

@@ -3,12 +3,15 @@
 //
 // It works out first what would happen to every object (Compute), and only
 // then writes: namespaces, definitions, configuration, claims with their data,
-// workloads, in the waves of the graph. What exists already is never
-// overwritten; it is reported, and the result is then not Complete.
+// workloads, in the waves of the graph. What exists already is left alone
+// unless the request says otherwise (conflict.go, recreate.go, overwrite.go); it
+// is reported, and the result is then not Complete.
 //
-// It does not decide which backup (the caller gives a record), does not delete
-// or replace what exists, and keeps no journal: a
-// restore that was interrupted is run again, and finds what is there equal.
+// It may be killed at any moment: what it has in hand bears a label that says
+// so, and whoever resumes it begins that anew (resume.go).
+//
+// It does not decide which backup (the caller gives a record), and it deletes
+// nothing that it was not told to delete.
 package restore
 
 import (
@@ -48,6 +51,15 @@ type Request struct {
 	Filter func(*object.Object) (bool, error)
 	// Rewrite says how objects change on their way; nil means not at all.
 	Rewrite *v1alpha1.RewriteSet
+	// OnConflict says what becomes of what is there and differs.
+	OnConflict OnConflict
+	// AllowRecreate names the resources out of Recreatable that ConflictRecreate
+	// may delete.
+	AllowRecreate []string
+	// OverwriteVolumes lets the data of claims that exist be replaced.
+	OverwriteVolumes bool
+	// Resume finishes what an interrupted restore had begun.
+	Resume bool
 	// Namespaces and StorageClasses map names of the backup to names here,
 	// beside those of Rewrite.
 	Namespaces     map[string]string
@@ -92,6 +104,11 @@ func (r *Request) defaults() error {
 	default:
 		return fmt.Errorf("dry run %q: use none, client or server", r.DryRun)
 	}
+	switch r.OnConflict {
+	case ConflictReport, ConflictSkip, ConflictFail, ConflictApply, ConflictRecreate:
+	default:
+		return fmt.Errorf("on conflict %q: use Skip, Fail, Apply or Recreate", r.OnConflict)
+	}
 	if r.Record == nil || r.Target == nil || r.Repository == nil {
 		return errors.New("a restore needs a backup, its repository and a target cluster")
 	}
@@ -107,6 +124,17 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 	p, err := Compute(ctx, r)
 	if err != nil {
 		return nil, err
+	}
+	if err := p.left(); err != nil {
+		return nil, err
+	}
+	if err := p.stop(); err != nil {
+		d := p.Document()
+		if r.DryRun == "" || r.DryRun == DryRunNone {
+			d.Kind = "RestoreReport"
+		}
+		d.Error, d.Result, d.ExitCode = err.Error(), v1alpha1.ResultFailed, 1
+		return d, err
 	}
 	if r.DryRun == DryRunClient || r.DryRun == DryRunServer {
 		if r.DryRun == DryRunServer {
@@ -139,7 +167,7 @@ func (p *Plan) abandon() {
 		}
 	}
 	for _, v := range p.volumes {
-		if v.line.Outcome == v1alpha1.OutcomeCreate {
+		if v.line.Outcome == v1alpha1.OutcomeCreate || v.line.Outcome == v1alpha1.OutcomeApply {
 			v.settle(v1alpha1.OutcomeFailed, "the restore was ended before its data was in place")
 		}
 	}

@@ -27,6 +27,10 @@ import (
 func (p *Plan) restoreStatefulSet(ctx context.Context, i *item, d *rewrite.Draft, before original, held []*volumeItem, replicas json.Number) error {
 	spec := section(d.Content, "spec")
 	spec["replicas"] = json.Number("0")
+	// While it is held back, no claim may go with its pods or with itself.
+	const retention = "persistentVolumeClaimRetentionPolicy"
+	retain, retained := spec[retention]
+	spec[retention] = map[string]any{"whenDeleted": "Retain", "whenScaled": "Retain"}
 	created, err := p.create(ctx, i, d, before.managers)
 	if err != nil || created == nil {
 		failAll(held, "%s was not created", i.ref)
@@ -42,7 +46,7 @@ func (p *Plan) restoreStatefulSet(ctx context.Context, i *item, d *rewrite.Draft
 	restoring, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTime)
 	defer cancel()
 	as := kube.WriteOptions{FieldManager: before.managers.Creator}
-	final, err := p.patchAs(restoring, i.kind, i.ref, map[string]any{"spec": map[string]any{"replicas": replicas}}, as)
+	_, err = p.patchAs(restoring, i.kind, i.ref, map[string]any{"spec": map[string]any{"replicas": replicas}}, as)
 	if err != nil {
 		return fmt.Errorf("created, but could not be set to %s replicas again: %w", replicas, err)
 	}
@@ -51,9 +55,10 @@ func (p *Plan) restoreStatefulSet(ctx context.Context, i *item, d *rewrite.Draft
 			i.warn("pod %s was not handed over: %s", pod.ref.Name, err)
 		}
 	}
-	before.managers.Creator = "" // the scaling left another owner behind
-	p.finishObject(restoring, i, final, before)
-	return nil
+	if !retained {
+		return p.letGo(ctx, i, before, nil)
+	}
+	return p.letGo(ctx, i, before, map[string]any{retention: retain})
 }
 
 // setPod is a pod that is made for a set and not yet its own.

@@ -37,6 +37,9 @@ type volumeItem struct {
 	path string
 	// user is the workload that uses the claim, by its name where it was saved.
 	user v1alpha1.Ref
+	// users are the workloads of the target that use a claim whose data is
+	// replaced.
+	users []*scaled
 }
 
 func (v *volumeItem) settle(o v1alpha1.Outcome, format string, args ...any) {
@@ -115,15 +118,21 @@ func (p *Plan) planVolume(ctx context.Context, v *volumeItem, saved v1alpha1.Vol
 		v.settle(v1alpha1.OutcomeSkipped, "it was not saved: %s", saved.Reason)
 	case saved.Snapshot == "":
 		v.settle(v1alpha1.OutcomeFailed, "the backup does not hold its data: %s", saved.Reason)
-	case o == v1alpha1.OutcomeCreate, claim && o == v1alpha1.OutcomeApply:
+	case o == v1alpha1.OutcomeCreate, o == v1alpha1.OutcomeApply && (v.owner.action == actFill || v.owner.action == actRecreate):
 		v.settle(v1alpha1.OutcomeCreate, "its data would be put in place")
-	case claim && (o == v1alpha1.OutcomeUnchanged || o == v1alpha1.OutcomeConflict):
+	case o == v1alpha1.OutcomeApply && v.owner.action == actFilled:
+		v.settle(v1alpha1.OutcomeUnchanged, "an earlier restore had put its data in place")
+	case claim && v.owner.liveUID != "" && (p.request.OverwriteVolumes || v.owner.overwriting):
+		return p.planOverwrite(ctx, v)
+	case v.owner.liveUID != "" && p.request.OnConflict == ConflictSkip:
+		v.settle(v1alpha1.OutcomeSkipped, "%s exists, and its data is left alone, as asked", v.owner.ref)
+	case claim && v.owner.liveUID != "":
 		user, err := p.userOf(ctx, v.owner.ref)
 		if err != nil {
 			return err
 		}
 		v.settle(v1alpha1.OutcomeConflict, "not restored: the claim exists%s, and what is in it is left alone", user)
-	case o == v1alpha1.OutcomeUnchanged || o == v1alpha1.OutcomeConflict:
+	case v.owner.liveUID != "":
 		v.settle(v1alpha1.OutcomeConflict, "not restored: %s exists, and its pods keep what they have", v.owner.ref)
 	case o == v1alpha1.OutcomeLeftToOwner && claim:
 		v.settle(v1alpha1.OutcomeFailed, "its claim is made anew (%s), and its data cannot be put into it", v.owner.line.Reason)
@@ -163,10 +172,6 @@ func (p *Plan) userOf(ctx context.Context, claim v1alpha1.Ref) (string, error) {
 	return user, nil
 }
 
-// labelFilling stands on a claim from its creation until its data is in place.
-// A claim that still has it was left by a restore that was killed.
-const labelFilling = "kubectl-backup.io/filling"
-
 func (i *item) holdsClaim() bool {
 	return i.saved.Group == "" && i.saved.Kind == "PersistentVolumeClaim"
 }
@@ -188,32 +193,24 @@ func (p *Plan) toFill(i *item) bool {
 // restore had made.
 func (p *Plan) createUnfilled(ctx context.Context, i *item, d *rewrite.Draft, before original) error {
 	i.before = before
-	if i.line.Outcome == v1alpha1.OutcomeApply {
+	if i.action == actFill {
 		i.made = true
-		return nil
+		// What filled it before may just be ending.
+		return p.awaitUnused(ctx, i.ref)
 	}
-	meta := section(d.Content, "metadata")
-	labels := section(meta, "labels")
-	if labels == nil {
-		labels = map[string]any{}
-		meta["labels"] = labels
-	}
-	labels[labelFilling] = p.request.Record.ID
+	setLabel(d, labelFilling, p.request.Record.ID)
 	_, err := p.create(ctx, i, d, before.managers)
 	return err
 }
 
-// filled takes the mark off a claim whose data is in place.
+// filled notes on a claim that its data is in place.
 func (p *Plan) filled(ctx context.Context, i *item) error {
-	// Killed from here on, the data is there; the mark must not stay.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	live, err := p.patchAs(ctx, i.kind, i.ref, map[string]any{"metadata": map[string]any{"labels": map[string]any{labelFilling: nil}}}, kube.WriteOptions{})
-	if err != nil {
-		return fmt.Errorf("take the mark %s off the claim: %w", labelFilling, err)
+	if _, err := p.patchAs(ctx, i.kind, i.ref, p.nowFilled(labelFilling), kube.WriteOptions{}); err != nil {
+		return fmt.Errorf("note on the claim that its data is in place: %w", err)
 	}
-	i.before.managers.Creator = "" // the mark left an owner behind
-	p.finishObject(ctx, i, live, i.before)
+	i.filled = true
 	return nil
 }
 
@@ -243,18 +240,23 @@ func (p *Plan) fillClaims(ctx context.Context, wave []v1alpha1.Ref) error {
 	return group.Wait()
 }
 
-// fillClaim fills one claim: by a Job where one can reach the remote, else by
-// a helper pod that the bytes are sent to.
+// fillClaim fills a claim that this restore made.
 func (p *Plan) fillClaim(ctx context.Context, v *volumeItem) error {
 	if !v.owner.made {
 		return fmt.Errorf("its claim was not created: %s", v.owner.line.Reason)
 	}
-	reason, err := p.fillByJob(ctx, v)
-	if err != nil {
+	if err := p.putData(ctx, v); err != nil {
 		return err
 	}
-	if reason == "" {
-		return p.filled(ctx, v.owner)
+	return p.filled(ctx, v.owner)
+}
+
+// putData makes the content of a claim that of the backup: by a Job where one
+// can reach the remote, else by a helper pod that the bytes are sent to.
+func (p *Plan) putData(ctx context.Context, v *volumeItem) error {
+	reason, err := p.fillByJob(ctx, v)
+	if err != nil || reason == "" {
+		return err
 	}
 	pod, to := mover.Pod(v.owner.ref.Namespace, p.request.Image, v.owner.ref.Name, false), []string{"--root", mover.Root, "--extra", "remove"}
 	if v.line.VolumeMode == "Block" {
@@ -272,7 +274,7 @@ func (p *Plan) fillClaim(ctx context.Context, v *volumeItem) error {
 	if v.line.Outcome == v1alpha1.OutcomeRestored {
 		v.line.Reason += "; it came as a stream through the API server: " + reason
 	}
-	return p.filled(ctx, v.owner)
+	return nil
 }
 
 // withdraw fails a volume and takes back the claim that this restore had made

@@ -77,7 +77,7 @@ func (p *Plan) alreadyThere(ctx context.Context, i *item, raw []byte, o kube.Wri
 	if err != nil {
 		return nil, err
 	}
-	if _, err := p.meet(i, live); err != nil {
+	if err := p.meet(i, live); err != nil {
 		return nil, err
 	}
 	switch {
@@ -91,14 +91,18 @@ func (p *Plan) alreadyThere(ctx context.Context, i *item, raw []byte, o kube.Wri
 		if err := json.Unmarshal(raw, &content); err != nil {
 			return nil, err
 		}
-		section(content, "metadata")["resourceVersion"] = live.Version
-		replacement, err := json.Marshal(content)
-		if err != nil {
-			return nil, err
-		}
-		return p.request.Target.Replace(ctx, i.kind, i.ref.Namespace, i.ref.Name, replacement, o)
+		return p.replace(ctx, i, content, live, o)
 	}
 	return nil, nil
+}
+
+func (p *Plan) replace(ctx context.Context, i *item, content map[string]any, live *object.Object, o kube.WriteOptions) (*object.Object, error) {
+	section(content, "metadata")["resourceVersion"] = live.Version
+	raw, err := json.Marshal(content)
+	if err != nil {
+		return nil, err
+	}
+	return p.request.Target.Replace(ctx, i.kind, i.ref.Namespace, i.ref.Name, raw, o)
 }
 
 // madeForNamespace says whether the object is one that a controller puts into
@@ -183,22 +187,25 @@ func withOthers(entries []any, live *object.Object) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	type key struct{ manager, operation, subresource any }
-	keyOf := func(e any) key {
-		m, _ := e.(map[string]any)
-		return key{m["manager"], m["operation"], m["subresource"]}
-	}
-	known := map[key]bool{}
+	known := map[managerKey]bool{}
 	for _, e := range entries {
-		known[keyOf(e)] = true
+		known[managerKeyOf(e)] = true
 	}
 	out := append([]any{}, entries...)
 	for _, e := range rewrite.ManagersOf(d, true).Entries {
-		if k := keyOf(e); k.manager != kube.FieldManager && !known[k] {
+		if k := managerKeyOf(e); k.manager != kube.FieldManager && !known[k] {
 			out = append(out, e)
 		}
 	}
 	return out, nil
+}
+
+// managerKey tells the entries of managedFields apart.
+type managerKey struct{ manager, operation, subresource any }
+
+func managerKeyOf(e any) managerKey {
+	m, _ := e.(map[string]any)
+	return managerKey{m["manager"], m["operation"], m["subresource"]}
 }
 
 func (p *Plan) patch(ctx context.Context, i *item, patch []byte) (*object.Object, error) {
@@ -206,18 +213,18 @@ func (p *Plan) patch(ctx context.Context, i *item, patch []byte) (*object.Object
 }
 
 // putStatus writes the status that an object had through its subresource.
-func (p *Plan) putStatus(ctx context.Context, i *item, before original) error {
+func (p *Plan) putStatus(ctx context.Context, i *item, before original) (*object.Object, error) {
 	patch, err := json.Marshal(map[string]any{"status": before.status})
 	if err != nil {
-		return fmt.Errorf("encode status: %w", err)
+		return nil, fmt.Errorf("encode status: %w", err)
 	}
 	for n := 1; ; n++ {
-		_, err := p.request.Target.PatchSubresource(ctx, i.kind, i.ref.Namespace, i.ref.Name, "status", types.MergePatchType, patch, kube.WriteOptions{FieldManager: before.statusManager})
+		live, err := p.request.Target.PatchSubresource(ctx, i.kind, i.ref.Namespace, i.ref.Name, "status", types.MergePatchType, patch, kube.WriteOptions{FieldManager: before.statusManager})
 		if err == nil || n == attempts || !transient(err) {
-			return err
+			return live, err
 		}
 		if err := wait(ctx, n); err != nil {
-			return err
+			return nil, err
 		}
 	}
 }

@@ -65,7 +65,7 @@ const (
 	// Outcomes of a plan: what a run or a restore would do.
 	OutcomeInclude Outcome = "Include" // would be saved
 	OutcomeCreate  Outcome = "Create"  // would be created in the target
-	OutcomeApply   Outcome = "Apply"   // would be changed in the target
+	OutcomeApply   Outcome = "Apply"   // would be changed, or made anew, in the target
 
 	// Outcomes of a run, a restore or a verification.
 	OutcomeSaved       Outcome = "Saved"
