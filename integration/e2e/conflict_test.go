@@ -112,7 +112,7 @@ func (p *place) settled(ns string) map[string][2]string {
 	return before
 }
 
-func outcomes(d *v1alpha1.Document) map[string]v1alpha1.Outcome {
+func outcomesOf(d *v1alpha1.Document) map[string]v1alpha1.Outcome {
 	out := map[string]v1alpha1.Outcome{}
 	for _, l := range d.Objects {
 		out[l.Ref.Kind+" "+l.Ref.Name] = l.Outcome
@@ -123,8 +123,8 @@ func outcomes(d *v1alpha1.Document) map[string]v1alpha1.Outcome {
 	return out
 }
 
-// predicted is what a plan says will be, in the words of the report.
-func predicted(plan map[string]v1alpha1.Outcome) map[string]v1alpha1.Outcome {
+// foretold is what a plan says will be, in the words of the report.
+func foretold(plan map[string]v1alpha1.Outcome) map[string]v1alpha1.Outcome {
 	for k, o := range plan {
 		if o == v1alpha1.OutcomeCreate || o == v1alpha1.OutcomeApply {
 			plan[k] = v1alpha1.OutcomeRestored
@@ -186,13 +186,13 @@ func TestRestoreOnConflict(t *testing.T) {
 			for _, mode := range []string{restore.DryRunClient, restore.DryRunServer} {
 				r.DryRun = mode
 				d := run(t, r)
-				require.Equal(t, want, predicted(outcomes(d)), "dry run %s: %s", mode, pretty(d))
+				require.Equal(t, want, foretold(outcomesOf(d)), "dry run %s: %s", mode, pretty(d))
 				require.Equal(t, c.code, d.ExitCode)
 			}
 			require.Equal(t, before, dst.states(ns), "a dry run wrote something")
 			r.DryRun = restore.DryRunNone
 			d := run(t, r)
-			require.Equal(t, want, outcomes(d), pretty(d))
+			require.Equal(t, want, outcomesOf(d), pretty(d))
 			require.Equal(t, c.code, d.ExitCode)
 			after := dst.settled(ns)
 			for name, state := range before {
@@ -226,7 +226,7 @@ func TestRestoreOnConflict(t *testing.T) {
 
 			// Again: what could be brought about has been.
 			again := run(t, r)
-			for name, o := range outcomes(again) {
+			for name, o := range outcomesOf(again) {
 				if want[name] == v1alpha1.OutcomeRestored && !strings.HasPrefix(name, "volume") {
 					require.Equal(t, v1alpha1.OutcomeUnchanged, o, "%s: %s", name, pretty(again))
 				}

@@ -34,9 +34,7 @@ func (p *Plan) waitHealthy(ctx context.Context) error {
 	slots := make(chan struct{}, watchers)
 	var all sync.WaitGroup
 	for _, i := range p.items {
-		// What an ended restore had brought back, nobody has waited for.
-		earlier := p.request.Resume && i.line.Outcome == v1alpha1.OutcomeUnchanged
-		if i.line.Outcome != v1alpha1.OutcomeRestored && !earlier || !runsForGood(i.saved) {
+		if !p.brought(i) || !runsForGood(i.saved) {
 			continue
 		}
 		slots <- struct{}{}
@@ -47,6 +45,12 @@ func (p *Plan) waitHealthy(ctx context.Context) error {
 	}
 	all.Wait()
 	return ctx.Err()
+}
+
+// brought says whether this restore brought something back, or the one that it
+// resumes, whose workloads nobody has waited for.
+func (p *Plan) brought(i *item) bool {
+	return i.filled || i.line.Outcome == v1alpha1.OutcomeRestored || p.request.Resume && i.line.Outcome == v1alpha1.OutcomeUnchanged
 }
 
 // runsForGood says whether a workload is to be seen running. A Job may take
@@ -66,7 +70,7 @@ func (p *Plan) awaitAnswers(ctx context.Context, wave []v1alpha1.Ref) error {
 	for _, ref := range wave {
 		for _, server := range p.graph.Answering(ref) {
 			i := p.bySaved[server.Key()]
-			if seen[server] || i == nil || !i.made || i.line.Outcome != v1alpha1.OutcomeRestored || !runsForGood(i.saved) {
+			if seen[server] || i == nil || !p.brought(i) || !runsForGood(i.saved) {
 				continue
 			}
 			seen[server] = true
