@@ -219,8 +219,9 @@ func (z *frozen) deaf() {
 // deleted is a pod that is held: its group is not captured, the report says
 // why, and the application goes on when its pod is back.
 func (z *frozen) deleted() {
+	turn(z.t, csi.Knobs{GroupDelay: 3 * frozenFor}) // a node ends a container some time after its pod is deleted
 	for _, pod := range []string{"db", "writer"} {
-		p := z.freeze(0.2) // the pod has to be gone before the end
+		p := z.freeze(0.5)
 		kubectl(z.t, "src", "-n", z.ns, "delete", "pod", pod, "--grace-period=0", "--force")
 		z.notCaptured(p, pod)
 		apply(z.t, "src", witnesses(z.ns))
