@@ -81,6 +81,10 @@ func Open(ctx context.Context, spec v1alpha1.BackupRemoteSpec, conf []byte) (blo
 		return nil, secrets.openError(err, spec.Path, parsed.Name, sections)
 	}
 	b := &bridge{fs: f, conf: ctx, secrets: secrets, patience: newPatience(spec.Limits), staged: showsPartialFiles(f)}
+	b.live.Store(&f)
+	if isA(f, "s3") {
+		b.anew = func(ctx context.Context) (fs.Fs, error) { return fs.NewFs(ctx, target) }
+	}
 	return &storage{
 		Storage: sharded.New(b, "", sharded.Options{ListParallelism: listParallelism}, true),
 		bridge:  b,

@@ -15,6 +15,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -36,7 +37,9 @@ var (
 // bridge implements sharded.Impl on an rclone fs.Fs. Its methods may be called
 // from many goroutines.
 type bridge struct {
-	fs      fs.Fs
+	fs      fs.Fs                 // says what the remote is and can do
+	live    atomic.Pointer[fs.Fs] // what requests go through; see renew
+	anew    func(context.Context) (fs.Fs, error)
 	conf    context.Context // holds rclone's options for this remote, nothing else
 	secrets *scrubber
 	// patience is about all requests together.
@@ -47,18 +50,11 @@ type bridge struct {
 	layout      []byte // of a remote that is empty so far; see PutBlobInPath
 }
 
-// showsPartialFiles says whether a reader could see part of a file that is
-// being put. rclone's own answer leaves out WebDAV, where it depends on the
-// server.
-func showsPartialFiles(f fs.Fs) bool {
-	if f.Features().Move == nil {
-		return false
-	}
-	if f.Features().PartialUploads {
-		return true
-	}
+// isA says whether a remote is one of rclone's backend of this name, or a wrapper
+// around one.
+func isA(f fs.Fs, backend string) bool {
 	for {
-		if info, _, _, _, err := fs.ParseRemote(fs.ConfigStringFull(f)); err == nil && info.Name == "webdav" {
+		if info, _, _, _, err := fs.ParseRemote(fs.ConfigStringFull(f)); err == nil && info.Name == backend {
 			return true
 		}
 		if f.Features().UnWrap == nil {
@@ -68,11 +64,21 @@ func showsPartialFiles(f fs.Fs) bool {
 	}
 }
 
+// showsPartialFiles says whether a reader could see part of a file that is
+// being put. rclone's own answer leaves out WebDAV, where it depends on the
+// server.
+func showsPartialFiles(f fs.Fs) bool {
+	if f.Features().Move == nil {
+		return false
+	}
+	return f.Features().PartialUploads || isA(f, "webdav")
+}
+
 // GetBlobFromPath reads length bytes from offset, or all where length < 0.
 func (b *bridge) GetBlobFromPath(ctx context.Context, _, file string, offset, length int64, output blob.OutputBuffer) error {
-	return b.retry(ctx, "read", file, func(ctx context.Context) error {
+	return b.retry(ctx, "read", file, func(ctx context.Context, f fs.Fs) error {
 		output.Reset()
-		o, err := b.fs.NewObject(ctx, name(file))
+		o, err := f.NewObject(ctx, name(file))
 		if err != nil {
 			return err
 		}
@@ -107,8 +113,8 @@ func (b *bridge) GetBlobFromPath(ctx context.Context, _, file string, offset, le
 // GetMetadataFromPath asks the remote for this one file; it never lists.
 func (b *bridge) GetMetadataFromPath(ctx context.Context, _, file string) (blob.Metadata, error) {
 	var m blob.Metadata
-	err := b.retry(ctx, "look up", file, func(ctx context.Context) error {
-		o, err := b.fs.NewObject(ctx, name(file))
+	err := b.retry(ctx, "look up", file, func(ctx context.Context, f fs.Fs) error {
+		o, err := f.NewObject(ctx, name(file))
 		if err != nil {
 			return err
 		}
@@ -176,7 +182,7 @@ func (b *bridge) put(ctx context.Context, file string, data blob.Bytes, opts blo
 	if err != nil {
 		return err
 	}
-	return b.retry(ctx, "write", file, func(ctx context.Context) error {
+	return b.retry(ctx, "write", file, func(ctx context.Context, f fs.Fs) error {
 		in := data.Reader()
 		defer in.Close()
 		final := name(file)
@@ -187,18 +193,18 @@ func (b *bridge) put(ctx context.Context, file string, data blob.Bytes, opts blo
 			first = final + ".tmp." + hex.EncodeToString(suffix[:])
 		}
 		info := object.NewStaticObjectInfo(first, time.Now(), int64(data.Length()), true, hashes, nil)
-		o, err := b.fs.Put(ctx, in, info)
+		o, err := f.Put(ctx, in, info)
 		if err == nil {
 			err = b.whole(ctx, o, info)
 		}
 		if err == nil && b.staged {
-			o, err = b.fs.Features().Move(ctx, o, final)
+			o, err = f.Features().Move(ctx, o, final)
 			if err == nil {
 				err = b.whole(ctx, o, info)
 			}
 		}
 		if err != nil {
-			b.discard(ctx, first, final)
+			b.discard(ctx, f, first, final)
 			return err
 		}
 		if opts.GetModTime != nil {
@@ -260,13 +266,13 @@ func (b *bridge) whole(ctx context.Context, o fs.Object, sent *object.StaticObje
 
 // discard removes what a failed put may have left under a temporary name. It
 // never touches the final name: that could be an older, whole blob.
-func (b *bridge) discard(ctx context.Context, temporary, final string) {
+func (b *bridge) discard(ctx context.Context, f fs.Fs, temporary, final string) {
 	if temporary == final {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if o, err := b.fs.NewObject(ctx, temporary); err == nil {
+	if o, err := f.NewObject(ctx, temporary); err == nil {
 		// A file that stays has a name that no reader looks at.
 		_ = o.Remove(ctx)
 	}
@@ -274,8 +280,8 @@ func (b *bridge) discard(ctx context.Context, temporary, final string) {
 
 // DeleteBlobInPath removes a blob; one that is not there is no error.
 func (b *bridge) DeleteBlobInPath(ctx context.Context, _, file string) error {
-	err := b.retry(ctx, "delete", file, func(ctx context.Context) error {
-		o, err := b.fs.NewObject(ctx, name(file))
+	err := b.retry(ctx, "delete", file, func(ctx context.Context, f fs.Fs) error {
+		o, err := f.NewObject(ctx, name(file))
 		if err != nil {
 			return err
 		}
@@ -290,8 +296,8 @@ func (b *bridge) DeleteBlobInPath(ctx context.Context, _, file string) error {
 // ReadDir lists one folder; one that does not exist is empty.
 func (b *bridge) ReadDir(ctx context.Context, dir string) ([]os.FileInfo, error) {
 	var list []os.FileInfo
-	err := b.retry(ctx, "list", dir, func(ctx context.Context) error {
-		entries, err := b.fs.List(ctx, name(dir))
+	err := b.retry(ctx, "list", dir, func(ctx context.Context, f fs.Fs) error {
+		entries, err := f.List(ctx, name(dir))
 		if err != nil {
 			return err
 		}
@@ -338,12 +344,13 @@ func (e entry) Mode() os.FileMode {
 
 // retry runs one request until it succeeds or trying again cannot help, and
 // gives its error the meaning that kopia knows.
-func (b *bridge) retry(ctx context.Context, verb, file string, request func(context.Context) error) error {
+func (b *bridge) retry(ctx context.Context, verb, file string, request func(context.Context, fs.Fs) error) error {
 	ctx = fs.CopyConfig(ctx, b.conf)
 	for attempt := 0; ; attempt++ {
+		used := b.live.Load()
 		err := ctx.Err()
 		if err == nil {
-			err = request(ctx)
+			err = request(ctx, *used)
 		}
 		switch {
 		case err == nil:
@@ -361,11 +368,25 @@ func (b *bridge) retry(ctx context.Context, verb, file string, request func(cont
 		if !again {
 			return fmt.Errorf("%s %s: %w%s", verb, file, b.secrets.clean(err), clockHint(err))
 		}
+		b.renew(used)
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%s %s: %w", verb, file, context.Cause(ctx))
 		case <-time.After(wait):
 		}
+	}
+}
+
+// renew lets requests go through another fs.Fs than the one that failed, where
+// rclone slows down all requests of one after a failure: its backend for S3
+// lets one through every two seconds then, and the next failure comes before
+// it is back to its pace. Each request here waits for itself already.
+func (b *bridge) renew(used *fs.Fs) {
+	if b.anew == nil || b.live.Load() != used {
+		return
+	}
+	if f, err := b.anew(b.conf); err == nil {
+		b.live.CompareAndSwap(used, &f)
 	}
 }
 
