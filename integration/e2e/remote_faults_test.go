@@ -145,7 +145,7 @@ func TestRemoteFaults(t *testing.T) {
 			s.toxic("reset_peer", "upstream", 0.05, map[string]any{"timeout": 20})
 			s.toxic("reset_peer", "downstream", 0.05, map[string]any{"timeout": 0})
 		}},
-		{name: "busy in bursts", policy: everything(ns), limit: 8 * time.Minute, begin: func() {
+		{name: "busy in bursts", policy: everything(ns), limit: 5 * time.Minute, begin: func() {
 			s.Break(objectstore.Busy(3*time.Second, 3*time.Second))
 		}},
 		{name: "uploads that are cut", policy: streams, limit: time.Minute, begin: func() {
