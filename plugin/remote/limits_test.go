@@ -53,7 +53,7 @@ func TestPatience(t *testing.T) {
 					break
 				}
 				require.Positive(t, wait)
-				require.LessOrEqual(t, wait, maxPause*11/10)
+				require.LessOrEqual(t, wait, maxPause*5/4)
 			}
 			require.Equal(t, c.retries, n)
 		})
