@@ -102,7 +102,7 @@ func (o *restoreOptions) AddFlags(c *cobra.Command) {
 	f.Var(&o.dryRun, "dry-run", "show what would happen: client asks the target what it has, server also has it check each object")
 	f.Lookup("dry-run").NoOptDefVal = "client"
 	o.addTargetFlags(f)
-	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long to wait for what was restored to become healthy")
+	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long to wait for what was restored to become healthy, and at most 2m for a namespace that is being deleted to be gone")
 	f.BoolVar(&o.keepNodePorts, "keep-node-ports", false, "keep the node ports of Services")
 	f.BoolVar(&o.restoreStatus, "restore-status", false, "write back the status of custom resources that have a status subresource")
 	o.files.AddFlags(f)

@@ -67,11 +67,17 @@ func (o *rewriteFlags) set(ctx context.Context) (*v1alpha1.RewriteSet, error) {
 }
 
 // beside is set without the two maps that a restore takes by themselves: there
-// two namespaces may go to one.
+// two namespaces may go to one. A set that does not compile is refused here,
+// before anything else is asked or read.
 func (o *rewriteFlags) beside(ctx context.Context) (*v1alpha1.RewriteSet, error) {
 	rest := *o
 	rest.namespaces, rest.classes = nil, nil
-	return rest.set(ctx)
+	set, err := rest.set(ctx)
+	if err != nil || set == nil {
+		return nil, err
+	}
+	_, err = rewrite.Compile(set)
+	return set, err
 }
 
 // add puts what the flags say into a set; a flag that contradicts it is

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/plan"
+	"github.com/kubectl-backup/kubectl-backup/plugin/rewrite"
 	"github.com/kubectl-backup/kubectl-backup/plugin/selector"
 	"github.com/kubectl-backup/kubectl-backup/plugin/source"
 )
@@ -22,7 +23,7 @@ func newValidate(e *env) *cobra.Command {
 	o := &validateOptions{env: e}
 	c := &cobra.Command{
 		Use:     "validate -f SPEC",
-		Short:   "Check policies and remotes without a cluster, for use in CI",
+		Short:   "Check policies, remotes and rewrite sets without a cluster, for use in CI",
 		Example: e.examples("validate -f policies/", "validate -k overlays/prod", "kustomize build . | "+e.name+" validate -f -"),
 		Args:    exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -51,6 +52,10 @@ func (o *validateOptions) Run(ctx context.Context) error {
 		_, unknown := plan.Recipes(p, d.Recipes)
 		_, missing := d.RemoteOf(p)
 		errs = append(errs, uncompiled, unknown, missing)
+	}
+	for _, set := range d.Rewrites {
+		_, refused := rewrite.Compile(set)
+		errs = append(errs, refused)
 	}
 	for _, r := range d.Remotes {
 		errs = append(errs, checkRemote(r))

@@ -365,3 +365,33 @@ func TestEntriesThatMatchNothing(t *testing.T) {
 		})
 	}
 }
+
+// A RewriteSet that cannot be meant is refused by whoever reads it, without a
+// cluster too, at its place, and at both where two parts do not go together.
+func TestBadRewriteSets(t *testing.T) {
+	remote, _ := local(t)
+	head := "apiVersion: kubectl-backup.io/v1alpha1\nkind: RewriteSet\nmetadata: {name: s}\nspec:\n"
+	for name, c := range map[string]struct {
+		body  string
+		wants []string
+	}{
+		"expression":              {"  rules: [{match: {expression: 'object.spec.replicas >'}, remove: [spec.paused]}]\n", []string{"spec.yaml:5:", "spec.rules[0].match.expression", "line 1, column"}},
+		"value":                   {"  rules: [{set: [{path: data.k, expression: 'lables.a'}]}]\n", []string{"spec.yaml:5:", "spec.rules[0].set[0].expression", `did you mean "labels"?`}},
+		"uid":                     {"  rules: [{mergePatch: {metadata: {uid: x}}}]\n", []string{"spec.yaml:5:", "metadata.uid"}},
+		"kind":                    {"  rules: [{match: {kinds: [Deploiment]}, remove: [spec.paused]}]\n", []string{"spec.yaml:5:", `did you mean "Deployment"?`}},
+		"field":                   {"  rules: [{match: {kinds: [Deployment]}, set: [{path: spec.replika, value: 1}]}]\n", []string{"spec.yaml:5:", "spec.replika"}},
+		"two rules on one field":  {"  rules:\n  - {name: one, set: [{path: metadata.labels.a, value: x}]}\n  - {name: two, remove: [metadata.labels.a]}\n", []string{"spec.yaml:7:", "spec.yaml:6:", "metadata.labels.a"}},
+		"two namespaces onto one": {"  namespaces:\n    a: c\n    b: c\n", []string{"spec.yaml:7:", "spec.yaml:6:", `both mapped to "c"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := spec(t, head+c.body)
+			r := backup(t, "validate", "-f", f)
+			require.Equal(t, 2, r.code, r.stderr)
+			oneError(t, r, c.wants...)
+			r = backup(t, "restore", "latest", "-f", spec(t, remote), "--rewrite", f)
+			require.Equal(t, 2, r.code, r.stderr)
+			oneError(t, r, c.wants...)
+		})
+	}
+	require.Equal(t, 0, backup(t, "validate", "-f", spec(t, head+"  namespaces: {a: b}\n")).code)
+}

@@ -71,6 +71,36 @@ kind: Deployment
 metadata: {name: press, namespace: $NS}
 spec: {replicas: 0, template: {metadata: {labels: {app: press}}, spec: {containers: [{name: c, image: "registry.example.org/x:1"}]}}}
 ---
+apiVersion: extensions/v1beta1
+kind: DaemonSet
+metadata: {name: buoy, namespace: $NS}
+spec: {templateGeneration: 3, template: {metadata: {labels: {app: buoy}}, spec: {nodeSelector: {nowhere: here}, containers: [{name: c, image: "registry.example.org/x:1"}]}}}
+---
+apiVersion: extensions/v1beta1
+kind: ReplicaSet
+metadata: {name: tug, namespace: $NS}
+spec: {replicas: 0, template: {metadata: {labels: {app: tug}}, spec: {containers: [{name: c, image: "registry.example.org/x:1"}]}}}
+---
+apiVersion: extensions/v1beta1
+kind: NetworkPolicy
+metadata: {name: inside, namespace: $NS}
+spec: {podSelector: {matchLabels: {app: press}}, ingress: [{from: [{podSelector: {}}]}]}
+---
+apiVersion: apps/v1beta1
+kind: StatefulSet
+metadata: {name: log, namespace: $NS}
+spec: {serviceName: log, replicas: 0, template: {metadata: {labels: {app: log}}, spec: {containers: [{name: c, image: "registry.example.org/x:1"}]}}}
+---
+apiVersion: networking.k8s.io/v1beta1
+kind: IngressClass
+metadata: {name: $OWN}
+spec: {controller: none.example.org/none}
+---
+apiVersion: storage.k8s.io/v1beta1
+kind: CSIDriver
+metadata: {name: $OWN}
+spec: {attachRequired: false}
+---
 apiVersion: flowcontrol.apiserver.k8s.io/v1beta2
 kind: PriorityLevelConfiguration
 metadata: {name: $OWN}
@@ -99,6 +129,9 @@ spec: {privileged: false}
 		"HorizontalPodAutoscaler press": "converted from autoscaling/v2beta2 to autoscaling/v2", "HorizontalPodAutoscaler older": "converted from autoscaling/v2beta1 to autoscaling/v2",
 		"PodDisruptionBudget press": "converted from policy/v1beta1 to policy/v1", "CronJob nightly": "converted from batch/v1beta1 to batch/v1",
 		"Deployment press": "converted from extensions/v1beta1 to apps/v1", "StorageClass " + own: "converted from storage.k8s.io/v1beta1 to storage.k8s.io/v1",
+		"DaemonSet buoy": "converted from extensions/v1beta1 to apps/v1", "ReplicaSet tug": "converted from extensions/v1beta1 to apps/v1",
+		"NetworkPolicy inside": "converted from extensions/v1beta1 to networking.k8s.io/v1", "StatefulSet log": "converted from apps/v1beta1 to apps/v1",
+		"IngressClass " + own: "converted from networking.k8s.io/v1beta1 to networking.k8s.io/v1", "CSIDriver " + own: "converted from storage.k8s.io/v1beta1 to storage.k8s.io/v1",
 		"PriorityLevelConfiguration " + own: "converted from flowcontrol.apiserver.k8s.io/v1beta2 to flowcontrol.apiserver.k8s.io/v1",
 		"FlowSchema " + own:                 "converted from flowcontrol.apiserver.k8s.io/v1beta2 to flowcontrol.apiserver.k8s.io/v1",
 	}
@@ -116,7 +149,8 @@ spec: {privileged: false}
 	require.Error(t, err, "a plan wrote something")
 
 	src.removeNamespace(ns)
-	for _, k := range [][2]string{{"flowcontrol.apiserver.k8s.io/v1", "PriorityLevelConfiguration"}, {"flowcontrol.apiserver.k8s.io/v1", "FlowSchema"}, {"storage.k8s.io/v1", "StorageClass"}} {
+	for _, k := range [][2]string{{"flowcontrol.apiserver.k8s.io/v1", "PriorityLevelConfiguration"}, {"flowcontrol.apiserver.k8s.io/v1", "FlowSchema"}, {"storage.k8s.io/v1", "StorageClass"},
+		{"storage.k8s.io/v1", "CSIDriver"}, {"networking.k8s.io/v1", "IngressClass"}} {
 		src.removeAfterwards(src.kind(k[0], k[1]), own)
 	}
 	r.DryRun = restore.DryRunNone
@@ -135,6 +169,12 @@ spec: {privileged: false}
 	require.EqualValues(t, 60, field(older, "spec", "metrics", "0", "resource", "target", "averageUtilization"))
 	require.Equal(t, "apps/v1", field(older, "spec", "scaleTargetRef", "apiVersion"))
 	require.Equal(t, "press", field(src.must("apps/v1", "Deployment", ns, "press"), "spec", "selector", "matchLabels", "app"))
+	for kind, name := range map[string]string{"DaemonSet": "buoy", "ReplicaSet": "tug", "StatefulSet": "log"} {
+		require.Equal(t, name, field(src.must("apps/v1", kind, ns, name), "spec", "selector", "matchLabels", "app"), "the selector that %s had by default", kind)
+	}
+	require.Equal(t, "OnDelete", field(src.must("apps/v1", "DaemonSet", ns, "buoy"), "spec", "updateStrategy", "type"), "it was updated by hand, and would now be at once")
+	require.Equal(t, "press", field(src.must("policy/v1", "PodDisruptionBudget", ns, "press"), "spec", "selector", "matchLabels", "app"))
+	require.Equal(t, "press", field(src.must("networking.k8s.io/v1", "NetworkPolicy", ns, "inside"), "spec", "podSelector", "matchLabels", "app"))
 	require.EqualValues(t, 3, field(src.must("flowcontrol.apiserver.k8s.io/v1", "PriorityLevelConfiguration", "", own), "spec", "limited", "nominalConcurrencyShares"))
 }
 

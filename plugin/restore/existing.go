@@ -125,6 +125,9 @@ func (p *Plan) lookUpNamespaces(ctx context.Context) error {
 		names = append(names, name)
 	}
 	slices.Sort(names)
+	if err := p.awaitGone(ctx, k, names); err != nil {
+		return err
+	}
 	for _, name := range names {
 		o, err := p.request.Target.Get(ctx, k, "", name)
 		i := provided[name]
@@ -141,11 +144,9 @@ func (p *Plan) lookUpNamespaces(ctx context.Context) error {
 			}
 		case err != nil:
 			return fmt.Errorf("look for namespace %s: %w", name, err)
+		case o.Deleting: // what goes into it has failed already
 		default:
 			p.liveNamespaces[name] = true
-			if o.Deleting {
-				return fmt.Errorf("namespace %s of the target is being deleted: wait until it is gone", name)
-			}
 			if i != nil && i.line.Outcome == v1alpha1.OutcomeCreate {
 				if err := p.meetNamespace(ctx, i, o); err != nil {
 					return err
@@ -237,6 +238,7 @@ func (p *Plan) meet(i *item, live *object.Object) error {
 	if len(live.Labels) > 0 {
 		dropMarks(d)
 	}
+	held := finalizers(d)
 	rewrite.Clean(d, p.cleanOptions(i, true))
 	draft := ownDraft(i, d)
 	have, err := digest(d)
@@ -245,17 +247,29 @@ func (p *Plan) meet(i *item, live *object.Object) error {
 	}
 	switch {
 	case live.Deleting:
-		i.settle(v1alpha1.OutcomeConflict, "one by that name is being deleted: wait until it is gone")
+		i.settle(v1alpha1.OutcomeConflict, "one by that name is being deleted%s: wait until it is gone", held)
 	case have == i.digest:
 		i.settle(v1alpha1.OutcomeUnchanged, "the target already equals it")
 	case draft && p.request.Resume:
 		i.action = actDraft
 		i.settle(v1alpha1.OutcomeApply, "it would take the place of the one that the cluster made with the namespace")
+	case i.shared != "" && have == i.plain:
+		i.settle(v1alpha1.OutcomeUnchanged, "there can be only one, and it is there as it was saved")
+		i.warn("it is shared with the original and stays as it is: %s", i.shared)
 	default:
 		i.differs = true
 		i.settle(v1alpha1.OutcomeConflict, "the target holds something else by that name, which is left alone")
 	}
 	return nil
+}
+
+// finalizers says which of them hold an object.
+func finalizers(d *rewrite.Draft) string {
+	list, _ := section(d.Content, "metadata")["finalizers"].([]any)
+	if len(list) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", held by the finalizers %v", list)
 }
 
 // meetBinding decides about a role binding that exists and whose subjects a

@@ -3,12 +3,10 @@ package restore
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
-	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/graph"
@@ -30,6 +28,10 @@ type item struct {
 	line v1alpha1.ObjectLine
 	// digest is that of the content to be, without what a server assigns.
 	digest [sha256.Size]byte
+	// shared says what the rules change of a definition, of which there can be
+	// only one, and plain is its digest without the rules.
+	shared string
+	plain  [sha256.Size]byte
 	// subjects is the list of a role binding whose subjects a rule changed.
 	subjects []any
 	// claimRef is the claim of a PersistentVolume, and volume the volume of a
@@ -52,6 +54,8 @@ type item struct {
 
 	// liveUID is the object's UID in the target, once it is there.
 	liveUID string
+	// refusal is what the server said to a dry run.
+	refusal error
 	// made says that this restore created it.
 	made bool
 	// unfilled says that a claim's data is not in place.
@@ -398,6 +402,17 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 			p.mentions = append(p.mentions, i.ref.String()+": "+m)
 		}
 	}
+	if defines(o.Ref) && len(changes) > 0 {
+		i.shared = changed(changes)
+		plain, _, err := p.draft(ctx, i, o)
+		if err != nil {
+			return err
+		}
+		rewrite.Clean(plain, p.cleanOptions(i, true))
+		if i.plain, err = digest(plain); err != nil {
+			return err
+		}
+	}
 	spec := section(d.Content, "spec")
 	switch {
 	case o.Ref.Group == "" && o.Ref.Kind == "PersistentVolumeClaim":
@@ -459,6 +474,16 @@ func summary(changes []rewrite.Change) string {
 	if len(changes) == 0 {
 		return "not in the target"
 	}
+	return "not in the target; changed: " + changed(changes)
+}
+
+// defines says whether an object makes an API: a copy of it under another name
+// would be another API.
+func defines(r v1alpha1.Ref) bool {
+	return r.Kind == "CustomResourceDefinition" || r.Kind == "APIService"
+}
+
+func changed(changes []rewrite.Change) string {
 	var parts []string
 	for n, c := range changes {
 		if n == 4 {
@@ -467,7 +492,7 @@ func summary(changes []rewrite.Change) string {
 		}
 		parts = append(parts, c.String())
 	}
-	return "not in the target; changed: " + strings.Join(parts, ", ")
+	return strings.Join(parts, ", ")
 }
 
 // cleanOptions are those that an object is cleaned with: for comparison what
@@ -589,49 +614,4 @@ func (p *Plan) checkNames() error {
 		return fmt.Errorf("%s and %s of the backup would both become %s (hint: map one of the namespaces to another name)", other.saved, i.saved, i.ref)
 	}
 	return nil
-}
-
-// ask has the server judge each object that would be created.
-func (p *Plan) ask(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(p.request.Workers)
-	want := map[v1alpha1.Ref]bool{}
-	for _, i := range p.items {
-		if i.line.Outcome == v1alpha1.OutcomeCreate {
-			want[i.saved.Key()] = true
-		}
-	}
-	err := p.request.Repository.ObjectsOf(ctx, *p.request.Record, func(r v1alpha1.Ref) bool { return want[r] }, func(o *object.Object) error {
-		i := p.bySaved[o.Ref.Key()]
-		group.Go(func() error {
-			switch {
-			case i.kind.Namespaced && !p.liveNamespaces[i.ref.Namespace]:
-				i.line.Reason += "; not asked of the server: its namespace is not there yet"
-				return nil
-			case i.custom:
-				if _, err := p.request.Target.FindKind(ctx, i.kind.GVK.Group, i.kind.GVK.Version, i.kind.GVK.Kind); err != nil {
-					i.line.Reason += "; not asked of the server: its definition is not there yet"
-					return nil
-				}
-			}
-			d, _, err := p.prepare(ctx, i, o)
-			if err != nil {
-				return err
-			}
-			raw, err := d.Encode()
-			if err != nil {
-				return err
-			}
-			_, err = p.request.Target.Create(ctx, i.kind, i.ref.Namespace, raw, kube.WriteOptions{DryRun: true, Warn: func(w string) { i.warn("%s", w) }})
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			if err != nil {
-				i.settle(v1alpha1.OutcomeFailed, "the server would refuse it: %s", err)
-			}
-			return nil
-		})
-		return nil
-	})
-	return errors.Join(err, group.Wait())
 }

@@ -136,13 +136,27 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 		d.Error, d.Result, d.ExitCode = err.Error(), v1alpha1.ResultFailed, 1
 		return d, err
 	}
+	lacking, err := p.lackingRights(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if r.DryRun == DryRunClient || r.DryRun == DryRunServer {
+		for _, l := range lacking {
+			p.warnings = append(p.warnings, "the restore would not begin: "+l.Error())
+		}
 		if r.DryRun == DryRunServer {
 			if err := p.ask(ctx); err != nil {
 				return nil, err
 			}
 		}
 		return p.Document(), nil
+	}
+	if len(lacking) > 0 {
+		var all error
+		for _, l := range lacking {
+			all = errors.Join(all, l)
+		}
+		return nil, fmt.Errorf("nothing was restored: %w", all)
 	}
 	err = p.paused(ctx, func() error { return p.execute(ctx) })
 	if err != nil {
