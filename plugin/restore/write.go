@@ -77,6 +77,10 @@ func (p *Plan) alreadyThere(ctx context.Context, i *item, raw []byte, o kube.Wri
 	if err != nil {
 		return nil, err
 	}
+	if id := p.request.Record.ID; uncertain && (live.Labels[labelFilling] == id || live.Labels[labelHeld] == id) {
+		i.liveUID, i.made = live.UID, true
+		return live, nil
+	}
 	if err := p.meet(i, live); err != nil {
 		return nil, err
 	}
@@ -84,7 +88,7 @@ func (p *Plan) alreadyThere(ctx context.Context, i *item, raw []byte, o kube.Wri
 	case i.line.Outcome == v1alpha1.OutcomeUnchanged && uncertain:
 		i.made = true
 		return live, nil
-	case i.line.Outcome == v1alpha1.OutcomeConflict && p.madeForNamespace(i):
+	case i.action == actDraft, i.line.Outcome == v1alpha1.OutcomeConflict && p.madeForNamespace(i):
 		// The namespace is ours and new: this is the cluster's own first draft
 		// of the object, which nobody has put anything into.
 		var content map[string]any
