@@ -373,11 +373,11 @@ func TestJobSecrets(t *testing.T) {
 }
 
 // copied restores the claims of a backup into another namespace of src.
-func copied(t testing.TB, f, id, ns string) (v1alpha1.Document, string) {
+func copied(t testing.TB, f, id, ns string, more ...string) (v1alpha1.Document, string) {
 	t.Helper()
 	to := ns + "-copy"
 	dropNamespace(t, "src", to)
-	d, r := document(t, "restore", id, "-f", f, "--map-namespace", ns+"="+to, "--filter", `ref.kind == "PersistentVolumeClaim"`)
+	d, r := document(t, append([]string{"restore", id, "-f", f, "--map-namespace", ns + "=" + to, "--filter", `ref.kind == "PersistentVolumeClaim"`}, more...)...)
 	require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, d.Volumes)
 	require.NotContains(t, r.stdout+r.stderr, "secret_access_key")
 	nothingLeft(t, to)
@@ -536,7 +536,7 @@ func TestJobLeftBehind(t *testing.T) {
 	})
 	s.Break(nil)
 	close(release)
-	d, _ := copied(t, f, run.Backup, ns)
+	d, _ := copied(t, f, run.Backup, ns, "--resume")
 	require.Equal(t, "Job", volumeOf(t, d, "from").Method)
 	same(t, described(t, from), described(t, folder(t, "src", to, "from")), "")
 }
