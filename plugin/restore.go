@@ -62,6 +62,11 @@ namespaces never. The data of a claim that exists is replaced only with
 A restore may be interrupted at any moment, and is then finished by the same
 command with --resume.
 
+Before anything is written, the target is asked whether you may write all of it:
+what you may not is named, with verb and kind, and the restore does not begin.
+What goes into a namespace that is being deleted, and that does not go in time,
+fails; its finalizers are left alone.
+
 latest is the newest backup of the cluster that the current context names, or of
 the one given with --from-cluster, as far as --at and --where allow.
 
