@@ -32,10 +32,10 @@ type Application struct {
 	automated bool
 	paused    string // the annotation of a pause, where there is one
 
-	manages map[v1alpha1.Ref]bool // by Ref.Key
-	names   []string              // as tracking marks name it
-	mark    string                // the Application that its own mark names
-	owner   string                // the UID of the ApplicationSet that made it
+	manages map[v1alpha1.Ref]string // by Ref.Key, with its version
+	names   []string                // as tracking marks name it
+	mark    string                  // the Application that its own mark names
+	owner   string                  // the UID of the ApplicationSet that made it
 	uid     string
 	level   int
 }
@@ -100,7 +100,7 @@ func (a *Application) has(o Managed) bool {
 	if a.set {
 		return false // it manages Applications, by owner reference
 	}
-	if a.manages[o.Ref.Key()] {
+	if _, manages := a.manages[o.Ref.Key()]; manages {
 		return true
 	}
 	name, _, marked := strings.Cut(o.TrackingID, ":")
@@ -110,6 +110,43 @@ func (a *Application) has(o Managed) bool {
 	// A label of this name means many things. It counts only where nothing
 	// better is known: the Application has not yet said what it manages.
 	return len(a.manages) == 0 && o.Instance != "" && slices.Contains(a.names, o.Instance)
+}
+
+// samples bounds how many objects are looked at to find out how Argo CD tracks.
+const samples = 5
+
+// LabelTracked are the names, values of LabelInstance, by which an Argo CD that
+// tracks by that label knows what is its own: all Applications of a namespace
+// where no object is found that it has marked otherwise.
+func LabelTracked(ctx context.Context, c *kube.Cluster) (map[string]bool, error) {
+	all, err := applications(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	looked, otherwise := map[string]int{}, map[string]bool{}
+	for _, a := range all {
+		for ref, version := range a.manages {
+			if looked[a.Ref.Namespace]++; looked[a.Ref.Namespace] > samples {
+				break
+			}
+			k, err := c.FindKind(ctx, ref.Group, version, ref.Kind)
+			if err != nil {
+				continue // not served any more
+			}
+			if o, err := c.Get(ctx, k, ref.Namespace, ref.Name); err == nil && o.Annotations[AnnotationTracking] != "" {
+				otherwise[a.Ref.Namespace] = true
+			}
+		}
+	}
+	out := map[string]bool{}
+	for _, a := range all {
+		if !a.set && !otherwise[a.Ref.Namespace] {
+			for _, name := range a.names {
+				out[name] = true
+			}
+		}
+	}
+	return out, nil
 }
 
 // applications reads all there are.
@@ -166,16 +203,17 @@ func read(k kube.Kind, o *object.Object, server string) (*Application, error) {
 		a.automated = true
 		return a, nil
 	}
-	a.automated = section(spec, "syncPolicy")["automated"] != nil
+	automated, _ := section(spec, "syncPolicy")["automated"].(map[string]any)
+	a.automated = automated != nil && automated["enabled"] != false
 	if to, _ := section(spec, "destination")["server"].(string); to != "" && to != inCluster && to != server {
 		return nil, nil
 	}
 	resources, _ := section(content, "status")["resources"].([]any)
-	a.manages = make(map[v1alpha1.Ref]bool, len(resources))
+	a.manages = make(map[v1alpha1.Ref]string, len(resources))
 	for _, r := range resources {
 		m, _ := r.(map[string]any)
 		text := func(key string) string { s, _ := m[key].(string); return s }
-		a.manages[v1alpha1.Ref{Group: text("group"), Kind: text("kind"), Namespace: text("namespace"), Name: text("name")}] = true
+		a.manages[v1alpha1.Ref{Group: text("group"), Kind: text("kind"), Namespace: text("namespace"), Name: text("name")}] = text("version")
 	}
 	return a, nil
 }

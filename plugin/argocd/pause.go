@@ -23,12 +23,16 @@ import (
 const AnnotationPaused = "kubectl-backup.io/paused"
 
 const (
+	// annotationRefresh is taken away by the controller when it has looked at
+	// the Application as it is then.
 	annotationRefresh = "argocd.argoproj.io/refresh"
 
 	// noticed bounds the wait for Argo CD to see that it is paused, and
-	// finished that for a sync that is under way.
+	// finished that for a sync that is under way. What is steady for a while is
+	// taken back by nobody.
 	noticed  = 20 * time.Second
 	finished = 5 * time.Minute
+	steady   = 2 * time.Second
 )
 
 // pause is the content of AnnotationPaused.
@@ -39,6 +43,8 @@ type pause struct {
 	// there was no syncPolicy at all.
 	Was  json.RawMessage `json:"was,omitempty"`
 	Bare bool            `json:"bare,omitempty"`
+	// Sync is the operation that was ended while it waited to be tried again.
+	Sync json.RawMessage `json:"sync,omitempty"`
 }
 
 // pausedSync is what keeps an ApplicationSet from changing its Applications.
@@ -53,6 +59,13 @@ func (a *Application) field() (name string, paused json.RawMessage) {
 	return "automated", json.RawMessage("null")
 }
 
+// isPaused says whether the field is as a pause leaves it.
+func (a *Application) isPaused(policy map[string]json.RawMessage) bool {
+	name, paused := a.field()
+	value := policy[name]
+	return isNull(value) && isNull(paused) || bytes.Equal(bytes.TrimSpace(value), paused)
+}
+
 // Paused is what was paused, by one process.
 type Paused struct {
 	c    *kube.Cluster
@@ -60,19 +73,23 @@ type Paused struct {
 }
 
 // Pause keeps Argo CD from changing anything because of the applications, in
-// their order, which is the one of Owners. owner is written down on each. On
-// an error what was paused so far is still in the result, and has to be
-// resumed. warn is told what a person should know and what stops nothing.
-func Pause(ctx context.Context, c *kube.Cluster, apps []*Application, owner string, warn func(string)) (*Paused, error) {
+// their order, which is the one of Owners. owner is written down on each. What
+// is paused by another is taken over where gone says that this one is no more,
+// else it is an error: it would be resumed too early. On an error what was
+// paused so far is still in the result, and has to be resumed. warn is told
+// what a person should know and what stops nothing.
+func Pause(ctx context.Context, c *kube.Cluster, apps []*Application, owner string, gone func(owner string) bool, warn func(string)) (*Paused, error) {
 	p := &Paused{c: c}
+	above := false
 	for _, a := range apps {
-		if a.automated && a.paused == "" {
-			if err := a.pause(ctx, c, owner); err != nil {
+		if a.automated || a.paused != "" {
+			if err := a.pause(ctx, c, owner, gone); err != nil {
 				return p, fmt.Errorf("pause %s of Argo CD: %w", a.Ref, err)
 			}
 			p.apps = append(p.apps, a)
 		}
 		if a.set {
+			above = true
 			continue
 		}
 		if err := a.settle(ctx, c); err != nil {
@@ -82,7 +99,45 @@ func Pause(ctx context.Context, c *kube.Cluster, apps []*Application, owner stri
 			warn(fmt.Sprintf("%s of Argo CD: %s", a.Ref, err))
 		}
 	}
+	if above {
+		return p, p.hold(ctx, owner, gone)
+	}
 	return p, nil
+}
+
+// hold sees to it that what is paused stays so. The controller of
+// ApplicationSets does not say what it has seen; asked to look, it would write
+// the whole set anew. It takes a pause back when it notices it: once, where it
+// was at work with the set as it had been, or again and again, where the set
+// has no say.
+func (p *Paused) hold(ctx context.Context, owner string, gone func(string) bool) error {
+	for last := range 2 {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(steady):
+		}
+		taken := false
+		for _, a := range p.apps {
+			held, err := a.held(ctx, p.c)
+			switch {
+			case err != nil:
+				return fmt.Errorf("pause %s of Argo CD: %w", a.Ref, err)
+			case held:
+			case last == 1:
+				return fmt.Errorf("pause %s of Argo CD: somebody gives it back its policy at once (hint: where that is an ApplicationSet, its controller has to allow applicationsSync of its own: --enable-policy-override)", a.Ref)
+			default:
+				taken = true
+				if err := errors.Join(a.pause(ctx, p.c, owner, gone), a.settle(ctx, p.c)); err != nil {
+					return fmt.Errorf("pause %s of Argo CD: %w", a.Ref, err)
+				}
+			}
+		}
+		if !taken {
+			return nil
+		}
+	}
+	return nil
 }
 
 // Resume gives back what Pause took, the lowest first. It tries all of them,
@@ -134,56 +189,89 @@ func LeftPaused(ctx context.Context, c *kube.Cluster, gone func(owner string) bo
 	return p, nil
 }
 
-func (a *Application) pause(ctx context.Context, c *kube.Cluster, owner string) error {
+func (a *Application) pause(ctx context.Context, c *kube.Cluster, owner string, gone func(string) bool) error {
 	name, value := a.field()
-	return a.change(ctx, c, func(o *object.Object, policy map[string]json.RawMessage) (map[string]any, map[string]json.RawMessage, error) {
-		if o.Annotations[AnnotationPaused] != "" {
-			return nil, nil, errors.New("it is paused already")
+	return a.change(ctx, c, func(now state) (map[string]any, error) {
+		before := pause{Was: now.policy[name], Bare: now.policy == nil}
+		if note := now.Annotations[AnnotationPaused]; note != "" {
+			var by pause
+			if err := json.Unmarshal([]byte(note), &by); err != nil {
+				return nil, fmt.Errorf("its annotation %s cannot be read: %w", AnnotationPaused, err)
+			}
+			if by.Owner != owner && !gone(by.Owner) {
+				return nil, fmt.Errorf("it is paused since %s by a restore that may still work (hint: kubectl backup argocd resume --all, where it does not)", by.Since)
+			}
+			if a.isPaused(now.policy) {
+				before = by
+			}
 		}
-		note, err := json.Marshal(pause{Owner: owner, Since: time.Now().UTC().Format(time.RFC3339), Was: policy[name], Bare: policy == nil})
+		before.Owner, before.Since = owner, time.Now().UTC().Format(time.RFC3339)
+		note, err := json.Marshal(before)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		return map[string]any{AnnotationPaused: string(note)}, map[string]json.RawMessage{name: value}, nil
+		return map[string]any{
+			"metadata": map[string]any{"annotations": map[string]any{AnnotationPaused: string(note)}},
+			"spec":     map[string]any{"syncPolicy": map[string]any{name: value}},
+		}, nil
 	})
 }
 
 func (a *Application) resume(ctx context.Context, c *kube.Cluster) error {
-	name, paused := a.field()
-	return a.change(ctx, c, func(o *object.Object, policy map[string]json.RawMessage) (map[string]any, map[string]json.RawMessage, error) {
+	name, _ := a.field()
+	return a.change(ctx, c, func(now state) (map[string]any, error) {
 		var before pause
-		note := o.Annotations[AnnotationPaused]
+		note := now.Annotations[AnnotationPaused]
 		if note == "" {
-			return nil, nil, nil
+			return nil, nil
 		}
 		if err := json.Unmarshal([]byte(note), &before); err != nil {
-			return nil, nil, fmt.Errorf("its annotation %s cannot be read: %w", AnnotationPaused, err)
+			return nil, fmt.Errorf("its annotation %s cannot be read: %w", AnnotationPaused, err)
 		}
-		value := policy[name]
-		if isNull(value) && isNull(paused) || bytes.Equal(bytes.TrimSpace(value), paused) {
-			// Nobody has changed it since: what was is right again.
-			value = before.Was
+		patch := map[string]any{"metadata": map[string]any{"annotations": map[string]any{AnnotationPaused: nil}}}
+		if before.Sync != nil && now.operation == nil {
+			patch["operation"] = before.Sync
 		}
-		if value == nil {
-			value = json.RawMessage("null")
+		if !a.isPaused(now.policy) {
+			return patch, nil // somebody has changed it since: theirs stays
 		}
-		delete(policy, name)
-		if before.Bare && isNull(value) && len(policy) == 0 {
-			return map[string]any{AnnotationPaused: nil}, nil, nil
+		delete(now.policy, name)
+		switch {
+		case before.Bare && len(now.policy) == 0:
+			patch["spec"] = map[string]any{"syncPolicy": nil}
+		case before.Was == nil:
+			patch["spec"] = map[string]any{"syncPolicy": map[string]any{name: nil}}
+		default:
+			patch["spec"] = map[string]any{"syncPolicy": map[string]any{name: before.Was}}
 		}
-		return map[string]any{AnnotationPaused: nil}, map[string]json.RawMessage{name: value}, nil
+		return patch, nil
 	})
+}
+
+// held says whether it is still paused.
+func (a *Application) held(ctx context.Context, c *kube.Cluster) (held bool, err error) {
+	held = true // where it is gone
+	err = a.change(ctx, c, func(now state) (map[string]any, error) {
+		held = now.Annotations[AnnotationPaused] != "" && a.isPaused(now.policy)
+		return nil, nil
+	})
+	return held, err
 }
 
 func isNull(v json.RawMessage) bool { return v == nil || string(bytes.TrimSpace(v)) == "null" }
 
-// change reads it, has decide say what to set of its annotations and its
-// syncPolicy, where nil takes the whole of that away, and sets that, again
-// where it was changed in between. It is a patch of one field and one
-// annotation, which leaves everything else, whoever owns it, as it is. That it
-// is gone is no error.
-func (a *Application) change(ctx context.Context, c *kube.Cluster,
-	decide func(*object.Object, map[string]json.RawMessage) (annotations map[string]any, policy map[string]json.RawMessage, err error)) error {
+// state is what a change is decided by.
+type state struct {
+	*object.Object
+	policy    map[string]json.RawMessage // nil where there is no syncPolicy
+	operation json.RawMessage            // the sync that is under way
+	waits     bool                       // it failed, and is to be tried again
+}
+
+// change reads it, has decide say how to patch it, if at all, and does that,
+// again where it was changed in between. A merge patch leaves everything else,
+// whoever owns it, as it is. That it is gone is no error.
+func (a *Application) change(ctx context.Context, c *kube.Cluster, decide func(state) (patch map[string]any, err error)) error {
 	for {
 		o, err := c.Get(ctx, a.kind, a.Ref.Namespace, a.Ref.Name)
 		if apierrors.IsNotFound(err) {
@@ -196,49 +284,49 @@ func (a *Application) change(ctx context.Context, c *kube.Cluster,
 			Spec struct {
 				SyncPolicy map[string]json.RawMessage `json:"syncPolicy"`
 			} `json:"spec"`
+			Operation json.RawMessage `json:"operation"`
+			Status    struct {
+				OperationState struct {
+					Phase      string `json:"phase"`
+					FinishedAt string `json:"finishedAt"`
+				} `json:"operationState"`
+			} `json:"status"`
 		}
 		if err := json.Unmarshal(o.Raw, &content); err != nil {
 			return err
 		}
-		annotations, policy, err := decide(o, content.Spec.SyncPolicy)
-		if err != nil || annotations == nil {
+		last := content.Status.OperationState
+		patch, err := decide(state{o, content.Spec.SyncPolicy, content.Operation, last.Phase == "Running" && last.FinishedAt != ""})
+		if err != nil || patch == nil {
 			return err
 		}
-		patch, err := json.Marshal(map[string]any{
-			"metadata": map[string]any{"resourceVersion": o.Version, "annotations": annotations},
-			"spec":     map[string]any{"syncPolicy": policy},
-		})
+		meta, _ := patch["metadata"].(map[string]any)
+		if meta == nil {
+			meta = map[string]any{}
+			patch["metadata"] = meta
+		}
+		meta["resourceVersion"] = o.Version
+		raw, err := json.Marshal(patch)
 		if err != nil {
 			return err
 		}
-		_, err = c.Patch(ctx, a.kind, a.Ref.Namespace, a.Ref.Name, types.MergePatchType, patch, kube.WriteOptions{})
+		_, err = c.Patch(ctx, a.kind, a.Ref.Namespace, a.Ref.Name, types.MergePatchType, raw, kube.WriteOptions{})
 		if !apierrors.IsConflict(err) {
 			return err
 		}
 	}
 }
 
-// settle waits until Argo CD has seen the Application as it is now, and has
-// ended what it had begun before. An error is a sentence about why that is not
-// known.
+// settle waits until Argo CD has seen it as it is now, and has ended what it
+// had begun before. An error is a sentence about why that is not known.
 func (a *Application) settle(ctx context.Context, c *kube.Cluster) error {
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{annotationRefresh: "normal"}}})
-	if err != nil {
+	if err := a.look(ctx, c); err != nil {
 		return err
 	}
-	if _, err := c.Patch(ctx, a.kind, a.Ref.Namespace, a.Ref.Name, types.MergePatchType, patch, kube.WriteOptions{}); err != nil {
-		return fmt.Errorf("ask it to look: %w", err)
+	if err := a.endRetries(ctx, c); err != nil {
+		return fmt.Errorf("end a sync that waits to be tried again: %w", err)
 	}
-	err = a.await(ctx, c, noticed, func(o *object.Object) (bool, error) {
-		return o == nil || o.Annotations[annotationRefresh] == "", nil
-	})
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("its controller did not look at it within %s: it does not run, or is busy", noticed)
-	}
-	if err != nil {
-		return err
-	}
-	err = a.await(ctx, c, finished, func(o *object.Object) (bool, error) {
+	err := a.await(ctx, c, finished, func(o *object.Object) (bool, error) {
 		if o == nil {
 			return true, nil
 		}
@@ -247,13 +335,57 @@ func (a *Application) settle(ctx context.Context, c *kube.Cluster) error {
 			return false, err
 		}
 		defer o.Release()
-		phase, _ := section(section(content, "status"), "operationState")["phase"].(string)
+		last := section(section(content, "status"), "operationState")
+		phase, _ := last["phase"].(string)
+		if at, _ := last["finishedAt"].(string); phase == "Running" && at != "" {
+			return false, a.endRetries(ctx, c) // it has failed while it was waited for
+		}
 		return content["operation"] == nil && phase != "Running" && phase != "Terminating", nil
 	})
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("a sync of it did not end within %s", finished)
 	}
 	return err
+}
+
+// look has the controller look at it, and waits until that is done.
+func (a *Application) look(ctx context.Context, c *kube.Cluster) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{annotationRefresh: "normal"}}})
+	if err != nil {
+		return err
+	}
+	if _, err := c.Patch(ctx, a.kind, a.Ref.Namespace, a.Ref.Name, types.MergePatchType, patch, kube.WriteOptions{}); err != nil {
+		return fmt.Errorf("ask for a look at it: %w", err)
+	}
+	err = a.await(ctx, c, noticed, func(o *object.Object) (bool, error) {
+		return o == nil || o.Annotations[annotationRefresh] == "", nil
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("its controller did not look at it within %s: it does not run, or is busy", noticed)
+	}
+	return err
+}
+
+// endRetries ends a sync that has failed and waits for its next try, which may
+// be minutes away and would come into the middle of what it is paused for. It
+// is noted, and begun anew when it is resumed.
+func (a *Application) endRetries(ctx context.Context, c *kube.Cluster) error {
+	return a.change(ctx, c, func(now state) (map[string]any, error) {
+		if !now.waits {
+			return nil, nil
+		}
+		patch := map[string]any{"status": map[string]any{"operationState": map[string]any{"phase": "Terminating"}}}
+		var by pause
+		if note := now.Annotations[AnnotationPaused]; json.Unmarshal([]byte(note), &by) == nil {
+			by.Sync = now.operation
+			raw, err := json.Marshal(by)
+			if err != nil {
+				return nil, err
+			}
+			patch["metadata"] = map[string]any{"annotations": map[string]any{AnnotationPaused: string(raw)}}
+		}
+		return patch, nil
+	})
 }
 
 func (a *Application) await(ctx context.Context, c *kube.Cluster, patience time.Duration, cond func(*object.Object) (bool, error)) error {

@@ -32,6 +32,16 @@ func marksOf(d *rewrite.Draft) (trackingID, instance string) {
 	return trackingID, instance
 }
 
+// learnTracking finds out by what labels Argo CD would take copies for its own.
+func (p *Plan) learnTracking(ctx context.Context) error {
+	names, err := argocd.LabelTracked(ctx, p.request.Target)
+	if denied := new(kube.DeniedError); errors.As(err, &denied) {
+		return nil // findApplications says so
+	}
+	p.rules.LabelTracked = names
+	return err
+}
+
 // findApplications finds what of Argo CD would work against the restore: it
 // would take back, or remove, what it did not put there itself.
 func (p *Plan) findApplications(ctx context.Context) error {
@@ -43,6 +53,19 @@ func (p *Plan) findApplications(ctx context.Context) error {
 	}
 	for _, o := range p.toScale() {
 		managed = append(managed, argocd.Managed{Ref: o.Ref, TrackingID: o.Annotations[argocd.AnnotationTracking], Instance: o.Labels[argocd.LabelInstance]})
+	}
+	// Data go in before their workload comes, or while it is held, which Argo
+	// CD would not wait for.
+	for _, v := range p.volumes {
+		if v.line.Outcome != v1alpha1.OutcomeCreate || v.user == (v1alpha1.Ref{}) {
+			continue
+		}
+		user := argocd.Managed{Ref: v.user}
+		user.Ref.Namespace = p.rules.Namespace(v.user.Namespace)
+		if i := p.bySaved[v.user]; i != nil {
+			user = argocd.Managed{Ref: i.ref, TrackingID: i.trackingID, Instance: i.instance}
+		}
+		managed = append(managed, user)
 	}
 	owners, err := argocd.Owners(ctx, p.request.Target, managed)
 	if denied := new(kube.DeniedError); errors.As(err, &denied) {
@@ -75,22 +98,26 @@ func (p *Plan) paused(ctx context.Context, work func() error) (err error) {
 	if len(p.applications) == 0 {
 		return work()
 	}
-	var apps []*argocd.Application
+	apps := make([]*argocd.Application, 0, len(p.applications))
+	lines := make(map[v1alpha1.Ref]*v1alpha1.ApplicationLine, len(p.applications))
 	for _, a := range p.applications {
-		apps = append(apps, a.Application)
+		apps, lines[a.Ref] = append(apps, a.Application), &a.line
+		a.line.Outcome, a.line.Reason = v1alpha1.OutcomeSkipped, "it was not paused: the restore ended before"
 	}
 	warn := func(w string) { p.warnings = append(p.warnings, w) }
-	pause, err := argocd.Pause(ctx, p.request.Target, apps, mover.Owner(), warn)
+	pause, err := argocd.Pause(ctx, p.request.Target, apps, mover.Owner(), mover.Gone, warn)
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeWithin)
 		defer cancel()
+		refs := pause.Refs()
 		failed := pause.Resume(ctx)
-		for _, a := range p.applications {
-			if problem := failed[a.Ref]; problem != nil {
-				a.line.Reason = "it could not be resumed: " + problem.Error()
-				err = errors.Join(err, fmt.Errorf("resume %s of Argo CD: %w (hint: kubectl backup argocd resume does it)", a.Ref, problem))
+		for _, ref := range refs {
+			line := lines[ref]
+			if problem := failed[ref]; problem != nil {
+				line.Outcome, line.Reason = v1alpha1.OutcomePaused, "it could not be resumed: "+problem.Error()
+				err = errors.Join(err, fmt.Errorf("resume %s of Argo CD: %w (hint: kubectl backup argocd resume does it)", ref, problem))
 			} else {
-				a.line.Outcome, a.line.Reason = v1alpha1.OutcomeResumed, "it was paused while the restore worked, and has its former policy"
+				line.Outcome, line.Reason = v1alpha1.OutcomeResumed, "it was paused while the restore worked, and has its former policy"
 			}
 		}
 	}()

@@ -150,6 +150,9 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 	if err := r.Repository.Check(ctx, *r.Record); err != nil {
 		return nil, err
 	}
+	if err := p.learnTracking(ctx); err != nil {
+		return nil, err
+	}
 	if err := p.read(ctx); err != nil {
 		return nil, err
 	}

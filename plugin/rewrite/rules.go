@@ -18,6 +18,9 @@ type Rules struct {
 	Namespaces map[string]string
 	// StorageClasses maps class names wherever a claim is made or templated.
 	StorageClasses map[string]string
+	// LabelTracked are the values of the label app.kubernetes.io/instance by
+	// which Argo CD knows, in the target, what is its own.
+	LabelTracked map[string]bool
 
 	set *compiled
 }

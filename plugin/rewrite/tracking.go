@@ -32,7 +32,8 @@ const (
 
 // tracking takes the marks off an object that becomes another one: its tool
 // would find a copy that is in none of its manifests, and delete it. Labels of
-// selectors and templates are left alone, since they must stay equal.
+// selectors and templates are left alone, since they must stay equal; a label
+// that selectors often ask for goes only where a tool is known to track by it.
 func (r Rules) tracking(d *Draft, out *Result) {
 	mode := v1alpha1.TrackingAuto
 	if r.set != nil && r.set.spec.Tracking != "" {
@@ -55,8 +56,14 @@ func (r Rules) tracking(d *Draft, out *Result) {
 			out.changed(Change{Field: join("metadata."+part, key), From: value, To: absent, Rule: trackingRule})
 		}
 	}
+	label, _ := mapAt(meta, "labels")[instanceLabel].(string)
 	app, _, _ := strings.Cut(id, ":")
-	if label, _ := mapAt(meta, "labels")[instanceLabel].(string); label != "" && label == app {
+	switch {
+	case label == "":
+	case id == "" && r.LabelTracked[label]:
+		drop(meta, "labels", instanceLabel)
+		out.changed(Change{Field: join("metadata.labels", instanceLabel), From: label, To: absent, Rule: trackingRule})
+	case label == app:
 		out.warn("the label %s=%s stays, since selectors may ask for it; where Argo CD tracks by that label, it will take this copy for its own", instanceLabel, label)
 	}
 }

@@ -28,6 +28,7 @@ func (t *text) plan(d *v1alpha1.Document) {
 		t.objects("Referred to, and not saved", d.Objects, func(o v1alpha1.Outcome) bool { return o == v1alpha1.OutcomeReferred })
 		t.objects("Look at these", d.Objects, isBad)
 	}
+	t.applications(d)
 	t.selected(d)
 	t.notes(d)
 	t.section(Summary(d))
@@ -325,6 +326,19 @@ func (t *text) objects(title string, lines []v1alpha1.ObjectLine, want func(v1al
 	if more > 0 && !t.wide {
 		t.line("  ... and %d more (-o wide)", more)
 	}
+}
+
+// applications are those of Argo CD that are paused while a restore works.
+func (t *text) applications(d *v1alpha1.Document) {
+	if len(d.Applications) == 0 {
+		return
+	}
+	var rows [][]string
+	for _, a := range d.Applications {
+		rows = append(rows, []string{a.Ref.String(), string(a.Outcome), a.Reason})
+	}
+	t.section("Argo CD")
+	t.table([]string{"APPLICATION", "VERDICT", "REASON"}, rows)
 }
 
 // selected says what the entries of the policy matched, where that is news.

@@ -45,6 +45,7 @@ func (t *text) report(d *v1alpha1.Document) {
 		t.warned(d)
 		t.objects("Look at these", d.Objects, isBad)
 	}
+	t.applications(d)
 	t.selected(d)
 	t.notes(d)
 	t.section(Summary(d))

@@ -141,6 +141,10 @@ func after(kind string) *v1alpha1.Document {
 	if kind == "RestoreReport" {
 		d.Target = &v1alpha1.Cluster{UID: "99999999-2222-3333-4444-555555555555", Version: "v1.38.0", Context: "dst"}
 		d.Mentions = []string{"ConfigMap tulip/settings data[url]"}
+		d.Applications = []v1alpha1.ApplicationLine{
+			{Ref: ref("ApplicationSet.argoproj.io gitops/beds"), Outcome: v1alpha1.OutcomeResumed, Reason: "it has its former policy"},
+			{Ref: ref("Application.argoproj.io gitops/tulip"), Outcome: v1alpha1.OutcomePaused, Reason: "it could not be resumed:\nno"},
+		}
 		d.Objects[8].Outcome, d.Objects[8].Reason = v1alpha1.OutcomeSkipped, "the target's own Service of that name is kept"
 	}
 	return d
