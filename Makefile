@@ -66,7 +66,7 @@ bin/kubectl_complete-backup: Makefile
 	@printf '#!/bin/sh\nexec kubectl-backup __complete "$$@"\n' >$@
 	@chmod +x $@
 
-tools: bin/kube $(SIDECARS) bin/rclone bin/kopia bin/toxiproxy ## what the tests use: Kubernetes, CSI's sidecars, rclone and kopia, from source
+tools: bin/kube $(SIDECARS) bin/rclone bin/kopia bin/toxiproxy bin/argocd ## what the tests use: Kubernetes, CSI's sidecars, Argo CD, rclone and kopia, from source
 
 bin/kube: $(MODULES) $(wildcard integration/cmd/kube/*.go)
 	@echo 'building Kubernetes: about 15 minutes on two cores the first time'
@@ -97,6 +97,12 @@ bin/restic: integration/bench/restic/go.mod integration/bench/restic/go.sum
 # A module of its own: what it needs is older than what the others resolve.
 bin/toxiproxy: integration/toxiproxy/go.mod integration/toxiproxy/go.sum
 	cd integration/toxiproxy && go build -ldflags '-s -w' -o ../../$@ github.com/Shopify/toxiproxy/v2/cmd/server
+	@touch $@
+
+# A module of its own: it brings a great deal that nothing else needs.
+bin/argocd: integration/argocd/go.mod integration/argocd/go.sum integration/argocd/main.go
+	@echo 'building Argo CD: about 10 minutes on two cores the first time'
+	cd integration/argocd && go build -ldflags '-s -w' -o ../../$@ .
 	@touch $@
 
 unit: ## tests that need no cluster

@@ -3,7 +3,8 @@
 // kube-controller-manager, kube-scheduler, containerd, a kubelet that runs
 // pods, Services with DNS, a dynamic provisioner that makes directories, and a
 // CSI driver (see package csi) with the real programs that drive it, for
-// volumes that can be snapshots, clones and block devices.
+// volumes that can be snapshots, clones and block devices. Argo CD can be
+// started beside one.
 //
 // Everything that a cluster consists of lies below one base directory
 // (.cluster in the repository): certificates, data, logs, sockets, mounts and

@@ -25,6 +25,7 @@ func nodePackages(noNode bool) []debianPackage {
 		debianPackage{"busybox-static", "/bin/busybox"},
 		debianPackage{"e2fsprogs", "/sbin/mkfs.ext4"},
 		debianPackage{"xfsprogs", "/sbin/mkfs.xfs"},
+		redisTools,
 	)
 }
 
