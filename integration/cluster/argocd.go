@@ -150,8 +150,10 @@ func (c *Cluster) startArgoCD(ctx context.Context, program string) error {
 			"--metrics-addr=" + at(3), "--probe-addr=" + at(4), "--webhook-addr=" + at(5)}, common...),
 	}
 	for _, name := range argoCDProcesses {
-		if p := c.process(name); p != nil && p.alive() {
-			return fmt.Errorf("cluster %s: %s runs already", c.Name, name)
+		if c.process(name) != nil { // left by a test that was ended
+			if err := c.kill(ctx, name); err != nil {
+				return err
+			}
 		}
 		if err := c.start(name, slices.Concat(environment, arguments[name])...); err != nil {
 			return err

@@ -79,7 +79,9 @@ func newArgoCD(t *testing.T) *argoCD {
 	git(t, a.repo, "init", "-q")
 	a.commit("orchard/all.yaml", orchard)
 	remote, _ := local(t)
-	t.Cleanup(func() { tryKubectl(t, "src", "", "-n", "argocd", "delete", "applicationsets,applications", "--all", "--wait=false") })
+	t.Cleanup(func() {
+		tryKubectl(t, "src", "", "-n", "argocd", "delete", "applicationsets,applications", "--all", "--wait=false")
+	})
 	a.file = spec(t, policy("  select: [{namespaces: ["+a.ns+"], kinds: [ConfigMap, Service, StatefulSet, Deployment]}]\n"), remote)
 	return a
 }
