@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/ui"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
 type describeOptions struct {
@@ -50,5 +51,13 @@ func (o *describeOptions) Run(ctx context.Context, id string) error {
 	if o.output.value == "json" || o.output.value == "yaml" {
 		return ui.Document(o.env.Out, document, o.output.value)
 	}
-	return ui.Describe(o.env.Out, document, o.output.value == "wide")
+	verdicts, err := repo.Verdicts(ctx, record.ID)
+	if err != nil {
+		return err
+	}
+	var last *v1alpha1.DrillVerdict
+	if v, drilled := verdicts[record.ID]; drilled {
+		last = &v
+	}
+	return ui.Describe(o.env.Out, document, last, o.output.value == "wide")
 }

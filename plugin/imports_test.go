@@ -18,7 +18,7 @@ const module = "github.com/kubectl-backup/kubectl-backup"
 var importTable = map[string][]string{
 	"cmd/kubectl-backup": {"plugin"},
 	"plugin": {
-		"plugin/argocd", "plugin/capture", "plugin/freeze", "plugin/graph", "plugin/kube", "plugin/mover", "plugin/object", "plugin/plan", "plugin/remote", "plugin/repository",
+		"plugin/argocd", "plugin/capture", "plugin/drill", "plugin/freeze", "plugin/graph", "plugin/kube", "plugin/mover", "plugin/object", "plugin/plan", "plugin/remote", "plugin/repository",
 		"plugin/restore", "plugin/rewrite", "plugin/selector", "plugin/snapshot", "plugin/source", "plugin/ui", "plugin/volume", "spec/recipes", "spec/v1alpha1",
 	},
 	"plugin/argocd": {"plugin/kube", "plugin/object", "spec/v1alpha1"},
@@ -27,6 +27,7 @@ var importTable = map[string][]string{
 		"plugin/volume", "spec/v1alpha1",
 	},
 	"plugin/convert":                   {"plugin/object", "spec/v1alpha1"},
+	"plugin/drill":                     {"plugin/argocd", "plugin/kube", "plugin/mover", "plugin/object", "plugin/restore", "plugin/selector", "spec/v1alpha1"},
 	"plugin/freeze":                    {"plugin/kube", "spec/recipes", "spec/v1alpha1"},
 	"plugin/graph":                     {"plugin/object", "spec/v1alpha1"},
 	"plugin/kube":                      {"plugin/object", "spec/v1alpha1"},

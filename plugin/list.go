@@ -84,12 +84,19 @@ func (o *listOptions) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	verdicts, err := repo.Verdicts(ctx, "")
+	if err != nil {
+		return err
+	}
 	rows := make([]ui.Backup, 0, len(records))
 	for _, r := range records {
 		row := ui.Backup{
 			ID: r.ID, Time: r.Time.UTC().Format(time.RFC3339), Result: string(r.Result), Policy: r.Policy, Cluster: r.Cluster.UID,
 			Version: r.Cluster.Version, Commit: commitOf(&r), Objects: r.Objects, Volumes: len(r.Volumes), Bytes: r.ObjectBytes, Stored: r.Stored,
 			Seconds: r.Finished.Sub(r.Started).Seconds(), Damaged: r.Damaged, Warnings: r.Warnings, Labels: r.Labels,
+		}
+		if v, drilled := verdicts[r.ID]; drilled {
+			row.Drill = &v
 		}
 		for _, v := range r.Volumes {
 			row.Bytes += v.Bytes

@@ -153,6 +153,8 @@ func documentKind(command string) string {
 		return "VerifyReport"
 	case "diff":
 		return "DiffReport"
+	case "drill":
+		return "DrillReport"
 	}
 	return "Error"
 }
@@ -201,7 +203,7 @@ supports, and brings it back: here, in another namespace, or in another cluster.
 	})
 	e.kube.AddFlags(root.PersistentFlags())
 	root.AddCommand(
-		newPlan(e), newRun(e), newList(e), newDescribe(e), newGraph(e), newDiff(e), newRestore(e), newRewrite(e), newVerify(e),
+		newPlan(e), newRun(e), newList(e), newDescribe(e), newGraph(e), newDiff(e), newRestore(e), newDrill(e), newRewrite(e), newVerify(e),
 		newLs(e), newCat(e), newExport(e), newDelete(e), newCleanup(e), newArgoCD(e), newValidate(e), newInit(e), newMover(e), newVersion(e),
 	)
 	addCompletion(e, root)

@@ -106,7 +106,9 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 	}
 	d.Seconds = time.Since(started).Seconds()
 	d.Backup = session.ID()
-	id, err := session.Commit(ctx, record(&d, members, started, r.Plan.Policy.Labels))
+	rec := record(&d, members, started, r.Plan.Policy.Labels)
+	rec.Drill = r.Plan.Policy.Spec.Drill
+	id, err := session.Commit(ctx, rec)
 	if err != nil {
 		return nil, fmt.Errorf("commit backup: %w", err)
 	}

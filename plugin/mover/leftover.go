@@ -44,6 +44,7 @@ const snapshots, groupSnapshots = "snapshot.storage.k8s.io", "groupsnapshot.stor
 // temporaryKinds are in the order in which they are removed: what uses before
 // what is used.
 var temporaryKinds = []temporaryKind{
+	{kind: "Namespace", clustered: true}, // of a drill
 	{group: "batch", kind: "Job"},
 	{kind: "Pod"},
 	{kind: "Secret"},
@@ -176,6 +177,9 @@ func (t temporaryKind) leftBehind(x *thing, s Search, now time.Time) bool {
 	if !t.labelOnly && m.DeletionTimestamp != nil && len(m.Finalizers) > 0 && t.kind != "Pod" {
 		return false // it is on its way; asking again changes nothing
 	}
+	if t.kind == "Namespace" && m.DeletionTimestamp != nil {
+		return false
+	}
 	if metav1.GetControllerOf(m) != nil && !t.labelOnly {
 		return false // it goes with its controller
 	}
@@ -228,6 +232,9 @@ func (l Left) remove(ctx context.Context, c *kube.Cluster) error {
 			return err
 		}
 		_, err = c.Patch(ctx, l.live, l.Ref.Namespace, l.Ref.Name, types.MergePatchType, patch, kube.WriteOptions{})
+		return err
+	case l.Ref.Kind == "Namespace":
+		_, err := RemoveNamespace(ctx, c, l.Ref.Name, l.UID)
 		return err
 	case l.Ref.Kind == "Pod":
 		return c.DeletePod(ctx, l.Ref.Namespace, l.Ref.Name, l.UID)

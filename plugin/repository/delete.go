@@ -30,8 +30,11 @@ func (r *Repository) Delete(ctx context.Context, id string) (warnings []string, 
 	if err := r.guard.DeleteBlob(ctx, recordBlob(id)); err != nil {
 		return nil, fmt.Errorf("delete backup %s: kept, since the remote refuses to delete its record: %w", id, r.guard.explain(ctx, err))
 	}
+	if err := r.deleteVerdicts(ctx, id); err != nil {
+		warnings = append(warnings, fmt.Sprintf("what drills found about it stays: %v", r.guard.explain(ctx, err)))
+	}
 	if damaged {
-		return []string{"its record could not be read, so the snapshots that it named stay"}, nil
+		return append(warnings, "its record could not be read, so the snapshots that it named stay"), nil
 	}
 	manifests := []manifest.ID{manifest.ID(rec.Snapshot)}
 	for _, v := range rec.Volumes {
@@ -46,7 +49,7 @@ func (r *Repository) Delete(ctx context.Context, id string) (warnings []string, 
 		return nil
 	})
 	if err != nil {
-		return []string{fmt.Sprintf("the backup is gone, but the snapshots of its data stay: %v", r.guard.explain(ctx, err))}, nil
+		return append(warnings, fmt.Sprintf("the backup is gone, but the snapshots of its data stay: %v", r.guard.explain(ctx, err))), nil
 	}
-	return nil, nil
+	return warnings, nil
 }

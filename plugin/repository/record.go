@@ -41,6 +41,8 @@ type Record struct {
 	ToolVersion string               `json:"toolVersion,omitempty"`
 	Labels      map[string]string    `json:"labels,omitempty"`
 	Result      v1alpha1.Result      `json:"result,omitempty"`
+	// Drill is what the policy said about drills.
+	Drill *v1alpha1.Drill `json:"drill,omitempty"`
 
 	// Namespaces of what was saved, and the nodes, pods and containers that
 	// its volumes were read from: sorted, each once.

@@ -146,7 +146,7 @@ func (p *Plan) lookUpNamespaces(ctx context.Context) error {
 			return fmt.Errorf("look for namespace %s: %w", name, err)
 		case o.Deleting: // what goes into it has failed already
 		default:
-			p.liveNamespaces[name] = true
+			p.liveNamespaces[name] = !p.request.NewNamespaces[name]
 			if i != nil && i.line.Outcome == v1alpha1.OutcomeCreate {
 				if err := p.meetNamespace(ctx, i, o); err != nil {
 					return err

@@ -64,6 +64,9 @@ type Request struct {
 	// beside those of Rewrite.
 	Namespaces     map[string]string
 	StorageClasses map[string]string
+	// NewNamespaces are those that the caller has made for this restore: what
+	// the cluster puts into them is in nobody's way.
+	NewNamespaces map[string]bool
 	// DryRun is none (or empty), client or server.
 	DryRun string
 	// KeepNodePorts keeps the node ports of Services.

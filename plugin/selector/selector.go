@@ -29,14 +29,6 @@ var objectScope = sync.OnceValues(func() (*scope, error) {
 	})
 })
 
-// drillScope is the scope of a drill's assertions, which are checked here and
-// evaluated by the drill.
-var drillScope = sync.OnceValues(func() (*scope, error) {
-	return extendScope(map[string]*Type{"objects": cel.ListType(cel.DynType)}, []cel.EnvOption{
-		cel.Function("healthy", cel.Overload("healthy_dyn", []*Type{cel.DynType}, cel.BoolType)),
-	})
-})
-
 // Selector is a compiled policy. It may be used from several goroutines.
 type Selector struct {
 	namespace      string // a policy in a namespace selects there only
@@ -89,10 +81,6 @@ func Compile(policy *v1alpha1.BackupPolicy) (*Selector, error) {
 	if err != nil {
 		return nil, err
 	}
-	drills, err := drillScope()
-	if err != nil {
-		return nil, err
-	}
 	spec := policy.Spec
 	s := &Selector{namespace: policy.Namespace, includeFailing: spec.OnExpressionError == v1alpha1.OnErrorInclude}
 	s.selects = c.entries(objects, "select", spec.Select)
@@ -115,8 +103,8 @@ func Compile(policy *v1alpha1.BackupPolicy) (*Selector, error) {
 		s.rules = append(s.rules, rule)
 	}
 	if spec.Drill != nil {
-		for i, a := range spec.Drill.Assert {
-			c.compile(drills, fmt.Sprintf("spec.drill.assert[%d]", i), "", a, cel.BoolType)
+		if _, err := c.drill(spec.Drill, nil); err != nil {
+			return nil, err
 		}
 	}
 	if err := v1alpha1.JoinFieldErrors(c.faults); err != nil {

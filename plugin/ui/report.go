@@ -65,7 +65,7 @@ func (t *text) warned(d *v1alpha1.Document) {
 
 // Describe writes one stored backup on a screen: what is in it, what is not
 // and why, sizes and durations. wide has a line for each object.
-func Describe(w io.Writer, d *v1alpha1.Document, wide bool) error {
+func Describe(w io.Writer, d *v1alpha1.Document, drill *v1alpha1.DrillVerdict, wide bool) error {
 	t := &text{wide: wide}
 	t.line("Backup %s: %s", d.Backup, d.Result)
 	head := *d
@@ -76,6 +76,9 @@ func Describe(w io.Writer, d *v1alpha1.Document, wide bool) error {
 	}
 	if d.Policy != "" {
 		t.line("  %-9s %s", "policy", d.Policy)
+	}
+	if drill != nil {
+		t.line("  %-9s %s", "drill", drilled(drill))
 	}
 	var saved []v1alpha1.ObjectLine
 	for _, o := range d.Objects {
@@ -136,9 +139,11 @@ type Backup struct {
 	Stored  int64   `json:"stored"` // added to the remote
 	Seconds float64 `json:"seconds"`
 	// Damaged says what cannot be read of the record itself.
-	Damaged  string            `json:"damaged,omitempty"`
-	Warnings []string          `json:"warnings,omitempty"`
-	Labels   map[string]string `json:"labels,omitempty"`
+	Damaged  string   `json:"damaged,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
+	// Drill is the last verdict about it.
+	Drill  *v1alpha1.DrillVerdict `json:"drill,omitempty"`
+	Labels map[string]string      `json:"labels,omitempty"`
 }
 
 // Backups writes the list. Formats are table, wide, json and yaml.
@@ -151,7 +156,7 @@ func Backups(w io.Writer, rows []Backup, format string) error {
 		t.line("no backups")
 		return t.flush(w)
 	}
-	header := []string{"ID", "TIME", "RESULT", "POLICY", "OBJECTS", "VOLUMES", "SIZE", "ADDED", "TOOK", "CLUSTER", "VERSION", "COMMIT", "LABELS", "NOTE"}
+	header := []string{"ID", "TIME", "RESULT", "POLICY", "OBJECTS", "VOLUMES", "SIZE", "ADDED", "TOOK", "CLUSTER", "VERSION", "COMMIT", "LABELS", "DRILL", "NOTE"}
 	var cells [][]string
 	for _, b := range rows {
 		note := strings.Join(b.Warnings, "; ")
@@ -159,7 +164,7 @@ func Backups(w io.Writer, rows []Backup, format string) error {
 		if b.Damaged != "" {
 			result, note = "Damaged", strings.Join(append([]string{b.Damaged}, b.Warnings...), "; ")
 		}
-		row := []string{b.ID, b.Time, result, b.Policy, fmt.Sprint(b.Objects), fmt.Sprint(b.Volumes), size(b.Bytes), size(b.Stored), seconds(b.Seconds), "", "", "", "", note}
+		row := []string{b.ID, b.Time, result, b.Policy, fmt.Sprint(b.Objects), fmt.Sprint(b.Volumes), size(b.Bytes), size(b.Stored), seconds(b.Seconds), "", "", "", "", drilled(b.Drill), note}
 		if t.wide {
 			row[9], row[10], row[11], row[12] = b.Cluster, b.Version, b.Commit, labels(b.Labels)
 		}

@@ -186,7 +186,7 @@ func TestDocuments(t *testing.T) {
 func TestDescribe(t *testing.T) {
 	for format, wide := range map[string]bool{"text": false, "wide": true} {
 		var b bytes.Buffer
-		require.NoError(t, Describe(&b, after("RunReport"), wide))
+		require.NoError(t, Describe(&b, after("RunReport"), nil, wide))
 		golden(t, "describe."+format, b.Bytes())
 	}
 }
@@ -198,7 +198,7 @@ func TestEmptyDocuments(t *testing.T) {
 		for _, format := range []string{"table", "wide"} {
 			require.NoError(t, Document(&b, d, format))
 		}
-		require.NoError(t, Describe(&b, d, true))
+		require.NoError(t, Describe(&b, d, nil, true))
 		require.Contains(t, b.String(), "no such cluster; hint: see --context")
 		b.Reset()
 		require.NoError(t, Document(&b, d, "json"))

@@ -196,9 +196,41 @@ type Copy struct {
 
 // Drill restores into scratch namespaces and checks the result.
 type Drill struct {
-	Schedule string   `json:"schedule,omitempty"`
-	TimeZone string   `json:"timeZone,omitempty"`
-	Assert   []string `json:"assert,omitempty"`
+	Schedule string `json:"schedule,omitempty"`
+	TimeZone string `json:"timeZone,omitempty"`
+	// Assert lists CEL over objects (the live ones) and namespaces (from saved
+	// to scratch names), with healthy(object). What fails is no pass.
+	Assert []string     `json:"assert,omitempty"`
+	Probes []DrillProbe `json:"probes,omitempty"`
+}
+
+// DrillProbe is a command that runs in restored pods.
+type DrillProbe struct {
+	// Name appears in reports.
+	Name string `json:"name"`
+	// Match is CEL over labels and object, the pod's; it runs in every pod that
+	// matches, and none is a failure.
+	Match string `json:"match"`
+	// Container is where it runs; empty means the pod's default.
+	Container string   `json:"container,omitempty"`
+	Command   []string `json:"command"`
+	// Timeout bounds one command; absent means a minute.
+	Timeout *metav1.Duration `json:"timeout,omitempty"`
+	// ExitCode is the one that is expected.
+	ExitCode int `json:"exitCode,omitempty"`
+	// Expect is about what it writes to stdout; absent means anything.
+	Expect *DrillExpect `json:"expect,omitempty"`
+}
+
+// DrillExpect is exactly one of its fields. Line ends at the end of the output
+// do not count.
+type DrillExpect struct {
+	// Text is the whole output.
+	Text *string `json:"text,omitempty"`
+	// Regex matches somewhere in it.
+	Regex string `json:"regex,omitempty"`
+	// Expression is CEL over stdout and exitCode; it must be boolean.
+	Expression string `json:"expression,omitempty"`
 }
 
 // BackupRemote is a place that any rclone backend can reach, and the key that

@@ -154,6 +154,7 @@ func (p *BackupPolicy) faults() []*FieldError {
 		for i, a := range d.Assert {
 			c.required(fmt.Sprintf("spec.drill.assert[%d]", i), a)
 		}
+		c.probes("spec.drill.probes", d.Probes)
 	}
 	return c.faults
 }
