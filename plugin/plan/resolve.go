@@ -401,7 +401,7 @@ func orEmpty[T any](s []T) []T {
 func (inv *inventory) later(d *v1alpha1.Document) {
 	spec := inv.r.Policy.Spec
 	for field, set := range map[string]bool{
-		"retention": spec.Retention != nil, "copies": len(spec.Copies) > 0, "drill": spec.Drill != nil, "triggers": len(spec.Triggers) > 0,
+		"retention": spec.Retention != nil, "copies": len(spec.Copies) > 0, "drill.schedule": spec.Drill != nil && spec.Drill.Schedule != "", "triggers": len(spec.Triggers) > 0,
 	} {
 		if set {
 			d.Warnings = append(d.Warnings, "spec."+field+" is checked but not acted on by this version")

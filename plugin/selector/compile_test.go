@@ -37,6 +37,8 @@ func TestRefusedExpressions(t *testing.T) {
 		{"volume of another type", "  select: [{}]\n  volumes: [{match: 'volume.capacity == \"1Gi\"', method: Skip}]\n", []string{"found no matching overload"}},
 		{"grouping", "  select: [{}]\n  grouping: {by: Expression, expression: 'true'}\n", []string{"spec.grouping.expression: must be a string, not a bool"}},
 		{"drill", "  select: [{}]\n  drill: {assert: ['objects.all(o, helthy(o))']}\n", []string{"spec.drill.assert[0]", "helthy"}},
+		{"probe", "  select: [{}]\n  drill: {probes: [{name: a, match: 'label.app == \"db\"', command: [a]}]}\n", []string{"spec.drill.probes[0].match: line 1, column 1", `did you mean "labels"?`}},
+		{"expectation", "  select: [{}]\n  drill: {probes: [{name: a, match: 'true', command: [a], expect: {expression: 'int(stdout)'}}]}\n", []string{"spec.drill.probes[0].expect.expression: must be a bool, not a int"}},
 		{"every fault at once", "  select: [{expression: 'a'}, {expression: 'b'}]\n  volumes: [{match: 'c', method: Skip}]\n", []string{"select[0]", "select[1]", "volumes[0]"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

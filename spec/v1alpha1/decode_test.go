@@ -77,7 +77,8 @@ func TestEveryFieldIsRead(t *testing.T) {
 	}
 	visit(reflect.ValueOf(d.Policies[0].Spec), "spec")
 	require.Equal(t, []string{"spec.exclude[0].labelSelector.matchExpressions[0].values", "spec.grouping.expression",
-		"spec.consistency.hooks[0].before", "spec.consistency.hooks[0].after", "spec.triggers[0].event"}, unset, "they exclude what the sample has instead")
+		"spec.consistency.hooks[0].before", "spec.consistency.hooks[0].after", "spec.triggers[0].event",
+		"spec.drill.probes[0].expect.text", "spec.drill.probes[0].expect.regex"}, unset, "they exclude what the sample has instead")
 	unset = nil
 	visit(reflect.ValueOf(d.Remotes[0].Spec), "spec")
 	require.Equal(t, []string{"spec.passwordFrom.env", "spec.passwordFrom.file"}, unset)
@@ -249,6 +250,16 @@ func TestFaults(t *testing.T) {
 		{"two triggers in one", policyWith(`triggers: [{event: PodReady, schedule: "0 2 * * *"}]`), "has both schedule and event"},
 		{"empty trigger", policyWith("triggers: [{}]"), "starts nothing"},
 		{"drill zone", policyWith(`drill: {schedule: "0 2 * * *", timeZone: Mars/Base}`), "spec.drill.timeZone"},
+
+		{"probe without name", policyWith(`drill: {probes: [{match: "true", command: [a]}]}`), "spec.drill.probes[0].name: is required"},
+		{"probe without match", policyWith(`drill: {probes: [{name: a, command: [a]}]}`), "spec.drill.probes[0].match"},
+		{"probe without command", policyWith(`drill: {probes: [{name: a, match: "true"}]}`), "spec.drill.probes[0].command: is required"},
+		{"two probes of a name", policyWith(`drill: {probes: [{name: a, match: "true", command: [a]}, {name: a, match: "true", command: [b]}]}`), `"a" is also the name of spec.drill.probes[0]`},
+		{"two expectations", policyWith(`drill: {probes: [{name: a, match: "true", command: [a], expect: {text: b, regex: c}}]}`), "exactly one of its fields"},
+		{"no expectation", policyWith(`drill: {probes: [{name: a, match: "true", command: [a], expect: {}}]}`), "exactly one of its fields"},
+		{"regex of a probe", policyWith(`drill: {probes: [{name: a, match: "true", command: [a], expect: {regex: "("}}]}`), "expect.regex: not a regular expression"},
+		{"exit code", policyWith(`drill: {probes: [{name: a, match: "true", command: [a], exitCode: 256}]}`), "exitCode: must be from 0 to 255"},
+		{"probe for ever", policyWith(`drill: {probes: [{name: a, match: "true", command: [a], timeout: 48h}]}`), "spec.drill.probes[0].timeout"},
 
 		{"plural kind", policyWith("exclude: [{kinds: [deployments]}]"), `"deployments" is not a kind; kinds are written as in a manifest, beginning with a capital like "Deployment"`},
 		{"kind with version", policyWith("exclude: [{kinds: [Deployment.v1.apps]}]"), "names a version"},
