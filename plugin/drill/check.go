@@ -30,6 +30,35 @@ type live struct {
 	content map[string]any
 }
 
+// awaitPods gives pods of their own, which count as restored once they run, the
+// time to become ready. Those that do not are for the assertions to find.
+func (d *drill) awaitPods(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, d.Restore.Timeout)
+	defer cancel()
+	pods, err := d.Restore.Target.FindKind(ctx, "", "v1", "Pod")
+	if err != nil {
+		return
+	}
+	for _, o := range d.report.Restore.Objects {
+		if o.Ref.Kind != "Pod" || o.Ref.Group != "" || o.Outcome != v1alpha1.OutcomeRestored || d.made[o.Ref.Namespace] == "" {
+			continue
+		}
+		err := d.Restore.Target.WaitFor(ctx, pods, o.Ref.Namespace, o.Ref.Name, func(pod *object.Object) (bool, error) {
+			if pod == nil {
+				return true, nil
+			}
+			content, err := pod.Content()
+			if err != nil {
+				return false, err
+			}
+			return healthy(content)
+		})
+		if err != nil && ctx.Err() != nil {
+			return
+		}
+	}
+}
+
 // look reads what was restored, and the pods that run because of it.
 func (d *drill) look(ctx context.Context) error {
 	wanted := map[v1alpha1.Ref]bool{}

@@ -107,6 +107,7 @@ func (d *drill) run(ctx context.Context) error {
 	if err := d.restore(ctx); err != nil {
 		return err
 	}
+	d.awaitPods(ctx)
 	if err := d.look(ctx); err != nil {
 		return fmt.Errorf("look at what was restored: %w", err)
 	}
