@@ -126,7 +126,7 @@ cluster-down: ## end the clusters, and remove all that they left
 	cd integration && go run ./cmd/cluster down
 
 e2e: ## the end-to-end tests; the clusters are started where they do not run
-	cd integration && go test -p 1 -timeout 60m ./...
+	cd integration && go test -p 1 -timeout 80m ./...
 
 # What krew installs. Movers run in pods, so their program is the one for linux.
 RELEASE := linux_amd64 linux_arm64 darwin_amd64 darwin_arm64
