@@ -129,21 +129,6 @@ func (i *Item) Entry() *Entry {
 // Issues are what went wrong with it.
 func (i *Item) Issues() []Issue { return i.j.issues }
 
-// Identity is what tells a file that was not written to since it was last
-// seen: the inode and the times of its last changes, of content and of
-// anything.
-type Identity struct {
-	Type            Type
-	Mode            uint32
-	Size            int64
-	Inode           uint64
-	Modified        time.Time
-	Changed         time.Time
-	UID, GID, Links uint32
-	// Sparse says that it has holes.
-	Sparse bool
-}
-
 // Identity is as of the last look at the file.
 func (i *Item) Identity() Identity {
 	st := &i.j.st
