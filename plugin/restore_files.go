@@ -24,7 +24,8 @@ type restoreFiles struct {
 
 // aboutObjects are the flags of restore that say nothing about files alone.
 var aboutObjects = []string{
-	"dry-run", "filter", "selector", "kinds", "namespaces", "names", "rewrite", "map-storage-class", "keep-node-ports", "restore-status",
+	"dry-run", "filter", "selector", "kinds", "namespaces", "names", "rewrite", "map-storage-class", "map-image", "map-host",
+	"name-prefix", "name-suffix", "keep-node-ports", "restore-status", "on-conflict", "allow-recreate", "overwrite-volumes", "resume",
 }
 
 func (o *restoreFiles) AddFlags(f *pflag.FlagSet) {
@@ -43,7 +44,7 @@ func (o *restoreFiles) Validate(c *cobra.Command) error {
 		case o.folder != "":
 			return usagef("--to-folder is for the files of one volume: say which with --volume\nhint: export writes objects into a folder")
 		case o.overwrite:
-			return usagef("--overwrite is for files in --to-folder; objects that exist are never replaced")
+			return usagef("--overwrite is for files in --to-folder\nhint: --on-conflict is for objects, --overwrite-volumes for the data of claims")
 		}
 		return nil
 	}
