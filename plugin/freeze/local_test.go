@@ -7,7 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
+	ossignal "os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	}
 	// What we are ignoring since we were started, our children would ignore too,
 	// and no shell can change that.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	ossignal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	os.Exit(m.Run())
 }
 
