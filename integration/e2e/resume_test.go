@@ -318,17 +318,19 @@ func TestRestoreKilledAtAnyMoment(t *testing.T) {
 	killed := 0
 	for n := range kills {
 		to, args := round(n + 1)
-		p := start(t, args...)
+		p, began := start(t, args...), time.Now()
 		moment := time.Duration((float64(n) + mathrand.Float64()) / float64(kills) * float64(whole))
+		how := "killed"
 		select {
 		case <-p.ended:
+			how, whole = "ended by itself", time.Since(began) // the machine has become faster
 		case <-time.After(moment):
-			require.NoError(t, p.Process.Kill())
+			p.Process.Kill()
 			killed++
 		}
 		<-p.ended
 		r := backup(t, append(args, "--resume")...)
-		said := fmt.Sprintf("killed after %s of %s: %s\n%s", moment, whole, r.stderr, r.stdout)
+		said := fmt.Sprintf("%s, %s of %s: %s\n%s", how, moment, whole, r.stderr, r.stdout)
 		var d v1alpha1.Document
 		require.NoError(t, json.Unmarshal([]byte(r.stdout), &d), said)
 		for _, o := range d.Objects {
@@ -341,7 +343,7 @@ func TestRestoreKilledAtAnyMoment(t *testing.T) {
 		}
 		require.Len(t, got, len(want), said)
 		require.False(t, t.Failed(), said)
-		t.Logf("killed after %s of %s: exit code %d", moment.Round(time.Millisecond), whole.Round(time.Millisecond), r.code)
+		t.Logf("%s, %s of %s: exit code %d", how, moment.Round(time.Millisecond), whole.Round(time.Millisecond), r.code)
 		dst.clear(to, group)
 	}
 	require.Greater(t, killed, kills/2, "most restores ended before they were killed")
