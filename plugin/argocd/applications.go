@@ -30,6 +30,7 @@ type Application struct {
 	set  bool
 	// automated says that Argo CD changes things by itself because of it.
 	automated bool
+	prunes    bool   // it removes what is not in Git any more
 	paused    string // the annotation of a pause, where there is one
 
 	manages map[v1alpha1.Ref]string // by Ref.Key, with its version
@@ -110,6 +111,17 @@ func (a *Application) has(o Managed) bool {
 	// A label of this name means many things. It counts only where nothing
 	// better is known: the Application has not yet said what it manages.
 	return len(a.manages) == 0 && o.Instance != "" && slices.Contains(a.names, o.Instance)
+}
+
+// Prunes says whether an Application would remove an object as soon as it is
+// there: it is marked as the Application's own, and not among what that knows
+// from Git, as it last looked.
+func (a *Application) Prunes(o Managed) bool {
+	name, what, _ := strings.Cut(o.TrackingID, ":")
+	if _, known := a.manages[o.Ref.Key()]; known || !a.prunes || len(a.manages) == 0 || !slices.Contains(a.names, name) {
+		return false
+	}
+	return what == fmt.Sprintf("%s/%s:%s/%s", o.Ref.Group, o.Ref.Kind, o.Ref.Namespace, o.Ref.Name)
 }
 
 // samples bounds how many objects are looked at to find out how Argo CD tracks.
@@ -205,6 +217,7 @@ func read(k kube.Kind, o *object.Object, server string) (*Application, error) {
 	}
 	automated, _ := section(spec, "syncPolicy")["automated"].(map[string]any)
 	a.automated = automated != nil && automated["enabled"] != false
+	a.prunes = a.automated && automated["prune"] == true
 	if to, _ := section(spec, "destination")["server"].(string); to != "" && to != inCluster && to != server {
 		return nil, nil
 	}

@@ -32,6 +32,10 @@ func marksOf(d *rewrite.Draft) (trackingID, instance string) {
 	return trackingID, instance
 }
 
+func (i *item) managed() argocd.Managed {
+	return argocd.Managed{Ref: i.ref, TrackingID: i.trackingID, Instance: i.instance}
+}
+
 // learnTracking finds out by what labels Argo CD would take copies for its own.
 func (p *Plan) learnTracking(ctx context.Context) error {
 	names, err := argocd.LabelTracked(ctx, p.request.Target)
@@ -46,9 +50,11 @@ func (p *Plan) learnTracking(ctx context.Context) error {
 // would take back, or remove, what it did not put there itself.
 func (p *Plan) findApplications(ctx context.Context) error {
 	var managed []argocd.Managed
+	var written []*item
 	for _, i := range p.items {
 		if i.line.Outcome == v1alpha1.OutcomeCreate || i.line.Outcome == v1alpha1.OutcomeApply {
-			managed = append(managed, argocd.Managed{Ref: i.ref, TrackingID: i.trackingID, Instance: i.instance})
+			written = append(written, i)
+			managed = append(managed, i.managed())
 		}
 	}
 	for _, o := range p.toScale() {
@@ -63,7 +69,7 @@ func (p *Plan) findApplications(ctx context.Context) error {
 		user := argocd.Managed{Ref: v.user}
 		user.Ref.Namespace = p.rules.Namespace(v.user.Namespace)
 		if i := p.bySaved[v.user]; i != nil {
-			user = argocd.Managed{Ref: i.ref, TrackingID: i.trackingID, Instance: i.instance}
+			user = i.managed()
 		}
 		managed = append(managed, user)
 	}
@@ -76,6 +82,11 @@ func (p *Plan) findApplications(ctx context.Context) error {
 		return err
 	}
 	for _, a := range owners {
+		for _, i := range written {
+			if a.Prunes(i.managed()) {
+				i.warn("%s of Argo CD does not have it in Git, and would prune it when the restore is done (hint: commit it there first, or take the annotation %s off it by a rule)", a.Ref, argocd.AnnotationTracking)
+			}
+		}
 		if a.Pausable() {
 			p.applications = append(p.applications, &application{a, v1alpha1.ApplicationLine{
 				Ref: a.Ref, Outcome: v1alpha1.OutcomePaused, Reason: "it changes by itself what is restored, so it is paused until that is done"}})
