@@ -163,7 +163,7 @@ func TestWhileFrozen(t *testing.T) {
 // killed without warning. Every other time the next run finds what is left.
 func (z *frozen) killed() {
 	var took []float64
-	for i := range rounds(5, 30) {
+	for i := range rounds(3, 30) {
 		p := z.freeze(0.8)
 		at := time.Now()
 		require.NoError(z.t, p.Process.Kill())

@@ -314,7 +314,7 @@ func TestRestoreKilledAtAnyMoment(t *testing.T) {
 	require.Contains(t, want["Cask link-0"], "red", "the status is back")
 	dst.clear(to, group)
 
-	kills := rounds(8, 30)
+	kills := rounds(5, 30)
 	killed := 0
 	for n := range kills {
 		to, args := round(n + 1)
