@@ -112,7 +112,7 @@ func (p *patience) again(n int, err error) (time.Duration, bool) {
 	switch {
 	case isFinal(err):
 		return 0, false
-	case isPassing(err) && p.answered:
+	case isPassing(err) && (p.answered || isBusy(err)):
 		allowed = p.retries
 		if time.Since(p.failing) > p.total {
 			return 0, false
@@ -138,6 +138,12 @@ func (p *patience) again(n int, err error) (time.Duration, bool) {
 // server that is busy or asks to come again.
 func isPassing(err error) bool {
 	return fserrors.IsRetryError(err) || fserrors.IsRetryAfterError(err) || fserrors.ShouldRetry(err)
+}
+
+// isBusy says that the remote is there and has too much to do.
+func isBusy(err error) bool {
+	s := status(err)
+	return s == http.StatusServiceUnavailable || s == http.StatusTooManyRequests || fserrors.IsRetryAfterError(err)
 }
 
 // isFinal says that the remote would answer the same again.

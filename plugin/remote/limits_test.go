@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"github.com/kopia/kopia/repo/blob"
 	"github.com/rclone/rclone/fs"
 	"github.com/rclone/rclone/fs/fserrors"
@@ -18,6 +19,11 @@ import (
 
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
+
+// answer is one of S3's with this status.
+func answer(status int) error {
+	return fserrors.RetryError(&smithyhttp.ResponseError{Response: &smithyhttp.Response{Response: &http.Response{StatusCode: status}}, Err: errors.New("busy")})
+}
 
 func TestPatience(t *testing.T) {
 	two := 2
@@ -31,6 +37,7 @@ func TestPatience(t *testing.T) {
 		"busy":                      {v1alpha1.RemoteLimits{}, true, busy, defaultRetries},
 		"busy, fewer":               {v1alpha1.RemoteLimits{Retries: &two}, true, busy, 2},
 		"busy, none":                {v1alpha1.RemoteLimits{Retries: new(int)}, true, busy, 0},
+		"busy from the beginning":   {v1alpha1.RemoteLimits{}, false, answer(http.StatusServiceUnavailable), defaultRetries},
 		"never answered":            {v1alpha1.RemoteLimits{}, false, busy, unclearRetries},
 		"refused":                   {v1alpha1.RemoteLimits{}, false, syscall.ECONNREFUSED, refusedRetries},
 		"refused for a while":       {v1alpha1.RemoteLimits{}, true, syscall.ECONNREFUSED, defaultRetries},
