@@ -24,6 +24,9 @@ const (
 	Unknown     = string(health.HealthStatusUnknown)
 )
 
+// Good says of a state that there is nothing more to wait for.
+func Good(state string) bool { return state == "" || state == Healthy || state == Suspended }
+
 // Health judges one object as the server shows it. The state is empty for a
 // kind that has no rule: there is nothing to wait for. Numbers in content must
 // be int64 or float64.

@@ -109,7 +109,7 @@ func healthy(content map[string]any) (bool, error) {
 		return true, nil
 	}
 	state, _, err := argocd.Health(content)
-	return state == "" || state == argocd.Healthy || state == argocd.Suspended, err
+	return argocd.Good(state), err
 }
 
 // assert evaluates the assertions. What fails to evaluate did not pass.

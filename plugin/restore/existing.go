@@ -8,7 +8,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -46,12 +45,6 @@ func (p *Plan) lookUp(ctx context.Context) error {
 		at := place{kindKey{i.kind.GVK.Group, i.kind.GVK.Version, i.kind.GVK.Kind}, i.ref.Namespace}
 		places[at] = append(places[at], i)
 	}
-	var mu sync.Mutex
-	found := func(i *item, o *object.Object) error {
-		mu.Lock()
-		defer mu.Unlock()
-		return p.meet(i, o)
-	}
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
 	for at, items := range places {
@@ -70,7 +63,7 @@ func (p *Plan) lookUp(ctx context.Context) error {
 					case err != nil:
 						return err
 					}
-					return found(i, o)
+					return p.meet(i, o)
 				})
 			}
 			continue
@@ -82,7 +75,7 @@ func (p *Plan) lookUp(ctx context.Context) error {
 			}
 			_, err := p.request.Target.List(gctx, items[0].kind, kube.ListOptions{Namespace: at.namespace}, func(o *object.Object) error {
 				if i := named[o.Ref.Name]; i != nil {
-					return found(i, o)
+					return p.meet(i, o)
 				}
 				return nil
 			})
@@ -217,7 +210,8 @@ func quoted(s string, there bool) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// meet decides about an object whose name is taken.
+// meet decides about an object whose name is taken. It may be called for several
+// at once.
 func (p *Plan) meet(i *item, live *object.Object) error {
 	i.liveUID, i.liveOwners = live.UID, nil
 	for _, w := range live.Owners {

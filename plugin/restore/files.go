@@ -119,28 +119,10 @@ func (p *Plan) besideOriginal(ctx context.Context, v *volumeItem) error {
 // nodeOf is where a claim is in use, or empty: many volumes can be mounted on
 // one node only.
 func (p *Plan) nodeOf(ctx context.Context, claim v1alpha1.Ref) (node string, err error) {
-	k, err := p.request.Target.FindKind(ctx, "", "v1", "Pod")
-	if err != nil {
-		return "", err
-	}
-	_, err = p.request.Target.List(ctx, k, kube.ListOptions{Namespace: claim.Namespace}, func(o *object.Object) error {
-		defer o.Release()
-		content, err := o.Content()
-		if err != nil {
-			return err
+	err = p.eachUser(ctx, claim, func(_ v1alpha1.Ref, pod map[string]any) {
+		if section(pod, "status")["phase"] == "Running" {
+			node, _ = section(pod, "spec")["nodeName"].(string)
 		}
-		spec := section(content, "spec")
-		volumes, _ := spec["volumes"].([]any)
-		for _, e := range volumes {
-			m, _ := e.(map[string]any)
-			if section(m, "persistentVolumeClaim")["claimName"] == claim.Name && section(content, "status")["phase"] == "Running" {
-				node, _ = spec["nodeName"].(string)
-			}
-		}
-		return nil
 	})
-	if err != nil {
-		return "", fmt.Errorf("look for the users of claim %s: %w", claim.Name, err)
-	}
-	return node, nil
+	return node, err
 }

@@ -118,7 +118,7 @@ func (p *Plan) untilHealthy(ctx context.Context, i *item) (last string, err erro
 		if phase := section(content, "status")["phase"]; i.saved.Kind == "Pod" && (phase == "Running" || phase == "Succeeded") {
 			return true, nil
 		}
-		return state == "" || state == argocd.Healthy || state == argocd.Suspended, nil
+		return argocd.Good(state), nil
 	})
 	return last, err
 }

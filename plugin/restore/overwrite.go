@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -182,24 +183,32 @@ func (p *Plan) planOverwrite(ctx context.Context, v *volumeItem) error {
 
 // findScaled finds the workloads that an ended restore left without replicas.
 func (p *Plan) findScaled(ctx context.Context) error {
-	for ns := range p.liveNamespaces {
-		for _, kind := range scalable {
-			k, err := p.request.Target.FindKind(ctx, "apps", "v1", kind)
-			if err != nil {
-				return err
-			}
-			_, err = p.request.Target.List(ctx, k, kube.ListOptions{Namespace: ns, LabelSelector: labelScaledFrom}, func(o *object.Object) error {
-				p.interrupted = append(p.interrupted, interrupted{what: o.Ref.String() + ", without replicas"})
-				p.scaled[o.UID] = &scaled{kind: k, live: o}
-				return nil
-			})
-			if _, _, denied := kube.Denied(err); denied {
-				continue // then no earlier restore of ours has scaled any
-			}
-			if err != nil {
-				return fmt.Errorf("look for what an earlier restore left without replicas: %w", err)
-			}
+	var mu sync.Mutex
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for _, kind := range scalable {
+		k, err := p.request.Target.FindKind(ctx, "apps", "v1", kind)
+		if err != nil {
+			return err
 		}
+		for ns := range p.liveNamespaces {
+			group.Go(func() error {
+				_, err := p.request.Target.List(gctx, k, kube.ListOptions{Namespace: ns, LabelSelector: labelScaledFrom}, func(o *object.Object) error {
+					p.foundInterrupted(interrupted{what: o.Ref.String() + ", without replicas"})
+					mu.Lock()
+					defer mu.Unlock()
+					p.scaled[o.UID] = &scaled{kind: k, live: o}
+					return nil
+				})
+				if _, _, denied := kube.Denied(err); denied {
+					return nil // then no earlier restore of ours has scaled any
+				}
+				return err
+			})
+		}
+	}
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("look for what an earlier restore left without replicas: %w", err)
 	}
 	return nil
 }

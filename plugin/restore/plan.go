@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -116,7 +117,10 @@ type Plan struct {
 	scaled map[string]*scaled
 	users  map[string]*claimUsers
 	// interrupted is what an ended restore left half done.
-	interrupted []interrupted
+	interrupted struct {
+		sync.Mutex
+		list []interrupted
+	}
 }
 
 type kindKey struct{ group, version, kind string }

@@ -95,6 +95,8 @@ func (r *Request) task(name string, total int64) (func(int64), func(error)) {
 	return r.Progress(name, total)
 }
 
+func (r *Request) dry() bool { return r.DryRun == DryRunClient || r.DryRun == DryRunServer }
+
 func (r *Request) defaults() error {
 	if r.Parallel <= 0 {
 		r.Parallel = 4
@@ -133,7 +135,7 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 	}
 	if err := p.stop(); err != nil {
 		d := p.Document()
-		if r.DryRun == "" || r.DryRun == DryRunNone {
+		if !r.dry() {
 			d.Kind = "RestoreReport"
 		}
 		d.Error, d.Result, d.ExitCode = err.Error(), v1alpha1.ResultFailed, 1
@@ -143,7 +145,7 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.DryRun == DryRunClient || r.DryRun == DryRunServer {
+	if r.dry() {
 		for _, l := range lacking {
 			p.warnings = append(p.warnings, "the restore would not begin: "+l.Error())
 		}

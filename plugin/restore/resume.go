@@ -39,6 +39,9 @@ const (
 	labelScaledFrom = "kubectl-backup.io/scaled-from"
 )
 
+// inHand are those of an object that is itself being restored.
+var inHand = [...]string{labelFilling, labelHeld, labelFilled, labelOverwriting}
+
 // setLabel puts one of the labels above on a draft.
 func setLabel(d *rewrite.Draft, label, value string) {
 	meta := section(d.Content, "metadata")
@@ -54,7 +57,7 @@ func setLabel(d *rewrite.Draft, label, value string) {
 func dropMarks(d *rewrite.Draft) {
 	meta := section(d.Content, "metadata")
 	labels := section(meta, "labels")
-	for _, l := range [...]string{labelFilling, labelHeld, labelFilled, labelOverwriting, labelScaledFrom} {
+	for _, l := range append(inHand[:], labelScaledFrom) {
 		delete(labels, l)
 	}
 	if labels != nil && len(labels) == 0 {
@@ -75,7 +78,7 @@ func without(labels ...string) map[string]any {
 // returns false where none had.
 func (p *Plan) meetMarked(i *item, live *object.Object) bool {
 	label := ""
-	for _, l := range [...]string{labelFilling, labelHeld, labelFilled, labelOverwriting} {
+	for _, l := range inHand {
 		if live.Labels[l] != "" {
 			label = l
 			break
@@ -84,7 +87,7 @@ func (p *Plan) meetMarked(i *item, live *object.Object) bool {
 	if label == "" {
 		return false
 	}
-	p.interrupted = append(p.interrupted, interrupted{i.ref.String(), live.Labels[label]})
+	p.foundInterrupted(interrupted{i.ref.String(), live.Labels[label]})
 	if !p.request.Resume {
 		i.settle(v1alpha1.OutcomeConflict, "a restore of backup %s was ended while it had it in hand", live.Labels[label])
 		return true
@@ -141,14 +144,20 @@ func (p *Plan) finishFilled(ctx context.Context) error {
 // interrupted is something that an ended restore left as it should not stay.
 type interrupted struct{ what, backup string }
 
+func (p *Plan) foundInterrupted(x interrupted) {
+	p.interrupted.Lock()
+	defer p.interrupted.Unlock()
+	p.interrupted.list = append(p.interrupted.list, x)
+}
+
 // left says what to do where an interrupted restore was found, and is nil where
 // none was or where it is being resumed.
 func (p *Plan) left() error {
-	if len(p.interrupted) == 0 || p.request.Resume {
+	if len(p.interrupted.list) == 0 || p.request.Resume {
 		return nil
 	}
 	var names, backups []string
-	for _, x := range p.interrupted {
+	for _, x := range p.interrupted.list {
 		names = append(names, x.what)
 		if x.backup != "" {
 			backups = append(backups, x.backup)

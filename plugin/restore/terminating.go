@@ -26,7 +26,7 @@ var errNotGone = errors.New("it is still there")
 // somebody's, and are not touched.
 func (p *Plan) awaitGone(ctx context.Context, k kube.Kind, names []string) error {
 	patience := min(p.request.Timeout, gone)
-	if p.request.DryRun == DryRunClient || p.request.DryRun == DryRunServer {
+	if p.request.dry() {
 		patience = 0
 	}
 	waiting, cancel := context.WithTimeoutCause(ctx, patience, errNotGone)

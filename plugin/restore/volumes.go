@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -146,30 +147,36 @@ func (p *Plan) planVolume(ctx context.Context, v *volumeItem, saved v1alpha1.Vol
 
 // userOf says which pod uses a claim that exists.
 func (p *Plan) userOf(ctx context.Context, claim v1alpha1.Ref) (string, error) {
+	user := ""
+	err := p.eachUser(ctx, claim, func(pod v1alpha1.Ref, _ map[string]any) {
+		if user == "" {
+			user = " (in use by pod " + pod.Name + ")"
+		}
+	})
+	return user, err
+}
+
+// eachUser calls each for every pod that names a claim.
+func (p *Plan) eachUser(ctx context.Context, claim v1alpha1.Ref, each func(pod v1alpha1.Ref, content map[string]any)) error {
 	k, err := p.request.Target.FindKind(ctx, "", "v1", "Pod")
 	if err != nil {
-		return "", err
+		return err
 	}
-	user := ""
 	_, err = p.request.Target.List(ctx, k, kube.ListOptions{Namespace: claim.Namespace}, func(o *object.Object) error {
 		defer o.Release()
 		content, err := o.Content()
-		if err != nil || user != "" {
+		if err != nil {
 			return err
 		}
-		volumes, _ := section(content, "spec")["volumes"].([]any)
-		for _, v := range volumes {
-			m, _ := v.(map[string]any)
-			if section(m, "persistentVolumeClaim")["claimName"] == claim.Name {
-				user = " (in use by pod " + o.Ref.Name + ")"
-			}
+		if slices.Contains(claimsOf(section(content, "spec")), claim.Name) {
+			each(o.Ref, content)
 		}
 		return nil
 	})
 	if err != nil {
-		return "", fmt.Errorf("look for the users of claim %s: %w", claim.Name, err)
+		return fmt.Errorf("look for the users of claim %s: %w", claim.Name, err)
 	}
-	return user, nil
+	return nil
 }
 
 func (i *item) holdsClaim() bool {
