@@ -47,6 +47,18 @@ type pause struct {
 	Sync json.RawMessage `json:"sync,omitempty"`
 }
 
+// noteOf reads the annotation of a pause; there is none where noted is false.
+func noteOf(o *object.Object) (by pause, noted bool, err error) {
+	note := o.Annotations[AnnotationPaused]
+	if note == "" {
+		return by, false, nil
+	}
+	if err := json.Unmarshal([]byte(note), &by); err != nil {
+		return by, true, fmt.Errorf("its annotation %s cannot be read: %w", AnnotationPaused, err)
+	}
+	return by, true, nil
+}
+
 // pausedSync is what keeps an ApplicationSet from changing its Applications.
 const pausedSync = "create-only"
 
@@ -82,7 +94,7 @@ func Pause(ctx context.Context, c *kube.Cluster, apps []*Application, owner stri
 	p := &Paused{c: c}
 	above := false
 	for _, a := range apps {
-		if a.automated || a.paused != "" {
+		if a.Pausable() {
 			if err := a.pause(ctx, c, owner, gone); err != nil {
 				return p, fmt.Errorf("pause %s of Argo CD: %w", a.Ref, err)
 			}
@@ -193,11 +205,11 @@ func (a *Application) pause(ctx context.Context, c *kube.Cluster, owner string, 
 	name, value := a.field()
 	return a.change(ctx, c, func(now state) (map[string]any, error) {
 		before := pause{Was: now.policy[name], Bare: now.policy == nil}
-		if note := now.Annotations[AnnotationPaused]; note != "" {
-			var by pause
-			if err := json.Unmarshal([]byte(note), &by); err != nil {
-				return nil, fmt.Errorf("its annotation %s cannot be read: %w", AnnotationPaused, err)
-			}
+		by, noted, err := noteOf(now.Object)
+		if err != nil {
+			return nil, err
+		}
+		if noted {
 			if by.Owner != owner && !gone(by.Owner) {
 				return nil, fmt.Errorf("it is paused since %s by a restore that may still work (hint: kubectl backup argocd resume --all, where it does not)", by.Since)
 			}
@@ -220,13 +232,9 @@ func (a *Application) pause(ctx context.Context, c *kube.Cluster, owner string, 
 func (a *Application) resume(ctx context.Context, c *kube.Cluster) error {
 	name, _ := a.field()
 	return a.change(ctx, c, func(now state) (map[string]any, error) {
-		var before pause
-		note := now.Annotations[AnnotationPaused]
-		if note == "" {
-			return nil, nil
-		}
-		if err := json.Unmarshal([]byte(note), &before); err != nil {
-			return nil, fmt.Errorf("its annotation %s cannot be read: %w", AnnotationPaused, err)
+		before, noted, err := noteOf(now.Object)
+		if err != nil || !noted {
+			return nil, err
 		}
 		patch := map[string]any{"metadata": map[string]any{"annotations": map[string]any{AnnotationPaused: nil}}}
 		if before.Sync != nil && now.operation == nil {
@@ -375,8 +383,7 @@ func (a *Application) endRetries(ctx context.Context, c *kube.Cluster) error {
 			return nil, nil
 		}
 		patch := map[string]any{"status": map[string]any{"operationState": map[string]any{"phase": "Terminating"}}}
-		var by pause
-		if note := now.Annotations[AnnotationPaused]; json.Unmarshal([]byte(note), &by) == nil {
+		if by, noted, err := noteOf(now.Object); noted && err == nil {
 			by.Sync = now.operation
 			raw, err := json.Marshal(by)
 			if err != nil {
