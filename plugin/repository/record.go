@@ -129,9 +129,24 @@ func recordBlob(id string) blob.ID { return blob.ID(recordPrefix + id) }
 // seal encrypts a record. Its id is authenticated too: a record's bytes under
 // another record's name are refused.
 func (r *Repository) seal(rec Record) ([]byte, error) {
-	plain, err := json.Marshal(rec)
+	sealed, err := r.sealed(recordMagic, rec.ID, rec)
 	if err != nil {
-		return nil, fmt.Errorf("encode record: %w", err)
+		return nil, fmt.Errorf("seal record: %w", err)
+	}
+	return sealed, nil
+}
+
+func (r *Repository) unseal(id string, sealed []byte) (Record, error) {
+	var rec Record
+	err := r.unsealed(recordMagic, id, sealed, &rec)
+	return rec, err
+}
+
+// sealed encrypts a value as JSON. Its magic and name are authenticated too.
+func (r *Repository) sealed(magic, name string, v any) ([]byte, error) {
+	plain, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
 	}
 	aead, err := r.aead()
 	if err != nil {
@@ -139,30 +154,29 @@ func (r *Repository) seal(rec Record) ([]byte, error) {
 	}
 	nonce := make([]byte, aead.NonceSize())
 	if _, err := rand.Read(nonce); err != nil {
-		return nil, fmt.Errorf("seal record: %w", err)
+		return nil, err
 	}
-	sealed := append([]byte(recordMagic), nonce...)
-	return aead.Seal(sealed, nonce, plain, []byte(recordMagic+rec.ID)), nil
+	return aead.Seal(append([]byte(magic), nonce...), nonce, plain, []byte(magic+name)), nil
 }
 
-func (r *Repository) unseal(id string, sealed []byte) (Record, error) {
-	var rec Record
+// unsealed reads what sealed made.
+func (r *Repository) unsealed(magic, name string, sealed []byte, v any) error {
 	aead, err := r.aead()
 	if err != nil {
-		return rec, err
+		return err
 	}
-	rest, ok := bytes.CutPrefix(sealed, []byte(recordMagic))
+	rest, ok := bytes.CutPrefix(sealed, []byte(magic))
 	if !ok || len(rest) < aead.NonceSize() {
-		return rec, errors.New("it is not a record of this version")
+		return errors.New("it is not a record of this version")
 	}
-	plain, err := aead.Open(nil, rest[:aead.NonceSize()], rest[aead.NonceSize():], []byte(recordMagic+id))
+	plain, err := aead.Open(nil, rest[:aead.NonceSize()], rest[aead.NonceSize():], []byte(magic+name))
 	if err != nil {
-		return rec, errors.New("its bytes were changed, or it belongs to another repository")
+		return errors.New("its bytes were changed, or it belongs to another repository")
 	}
-	if err := json.Unmarshal(plain, &rec); err != nil {
-		return rec, fmt.Errorf("decode: %w", err)
+	if err := json.Unmarshal(plain, v); err != nil {
+		return fmt.Errorf("decode: %w", err)
 	}
-	return rec, nil
+	return nil
 }
 
 func (r *Repository) aead() (cipher.AEAD, error) {

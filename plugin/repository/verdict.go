@@ -1,11 +1,7 @@
 package repository
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -40,25 +36,17 @@ func (r *Repository) addVerdict(ctx context.Context, v v1alpha1.DrillVerdict) er
 	if !idPattern.MatchString(v.Backup) {
 		return ErrNoRecord
 	}
-	var suffix [3]byte
-	if _, err := rand.Read(suffix[:]); err != nil {
-		return err
-	}
-	name := verdictPrefix + v.Backup + "-" + r.now().UTC().Format(idTime) + "-" + hex.EncodeToString(suffix[:])
-	plain, err := json.Marshal(v)
+	id, err := newID(r.now())
 	if err != nil {
 		return err
 	}
-	aead, err := r.aead()
+	name := verdictPrefix + v.Backup + "-" + id
+	sealed, err := r.sealed(verdictMagic, name, v)
 	if err != nil {
-		return err
-	}
-	nonce := make([]byte, aead.NonceSize())
-	if _, err := rand.Read(nonce); err != nil {
 		return err
 	}
 	var data buffer
-	data.Write(aead.Seal(append([]byte(verdictMagic), nonce...), nonce, plain, []byte(verdictMagic+name)))
+	data.Write(sealed)
 	return r.guard.PutBlob(ctx, blob.ID(name), &data, blob.PutOptions{})
 }
 
@@ -85,27 +73,12 @@ func (r *Repository) Verdicts(ctx context.Context, backup string) (map[string]v1
 		} else if err != nil {
 			return nil, fmt.Errorf("verdict %s: %w", name, r.guard.explain(ctx, err))
 		}
-		if v, ok := r.openVerdict(name, sealed.Bytes()); ok && v.Backup == id {
+		var v v1alpha1.DrillVerdict
+		if r.unsealed(verdictMagic, name, sealed.Bytes(), &v) == nil && v.Backup == id {
 			last[id] = v
 		}
 	}
 	return last, nil
-}
-
-func (r *Repository) openVerdict(name string, sealed []byte) (v v1alpha1.DrillVerdict, ok bool) {
-	aead, err := r.aead()
-	if err != nil {
-		return v, false
-	}
-	rest, ok := bytes.CutPrefix(sealed, []byte(verdictMagic))
-	if !ok || len(rest) < aead.NonceSize() {
-		return v, false
-	}
-	plain, err := aead.Open(nil, rest[:aead.NonceSize()], rest[aead.NonceSize():], []byte(verdictMagic+name))
-	if err != nil {
-		return v, false
-	}
-	return v, json.Unmarshal(plain, &v) == nil
 }
 
 // verdictNames are in the order of their backups and times.
