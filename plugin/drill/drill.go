@@ -48,6 +48,7 @@ type drill struct {
 	Request
 	checks *selector.Drill
 	report *v1alpha1.DrillReport
+	id     string // tells drills apart
 	// namespaces maps from where objects were to where they are.
 	namespaces map[string]string
 	// made are the UIDs of those that were made.
@@ -157,9 +158,9 @@ func (d *drill) survey(ctx context.Context) error {
 	if _, err := rand.Read(b[:]); err != nil {
 		return err
 	}
-	id := hex.EncodeToString(b[:])
+	d.id = hex.EncodeToString(b[:])
 	for n, name := range slices.Sorted(maps.Keys(spaces)) {
-		d.namespaces[name] = scratchName(id, n, name)
+		d.namespaces[name] = scratchName(d.id, n, name)
 	}
 	d.report.Namespaces = d.namespaces
 	return nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -31,12 +32,11 @@ const (
 
 // isolate makes the namespaces, each closed before anything is in it.
 func (d *drill) isolate(ctx context.Context) error {
-	id := d.scratch()
-	for _, from := range id {
+	for _, from := range slices.Sorted(maps.Keys(d.namespaces)) {
 		to := d.namespaces[from]
 		ns := &corev1.Namespace{
 			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"},
-			ObjectMeta: metav1.ObjectMeta{Name: to, Labels: map[string]string{labelDrill: d.label(), kube.LabelRun: d.Restore.Record.ID}},
+			ObjectMeta: metav1.ObjectMeta{Name: to, Labels: map[string]string{labelDrill: d.id, kube.LabelRun: d.Restore.Record.ID}},
 		}
 		mover.Mark(&ns.ObjectMeta)
 		if err := d.security(ctx, from, ns.Labels); err != nil {
@@ -47,29 +47,11 @@ func (d *drill) isolate(ctx context.Context) error {
 			return fmt.Errorf("make namespace %s: %w", to, err)
 		}
 		d.made[to] = made.UID
-		if _, err := d.create(ctx, "networking.k8s.io", "v1", "NetworkPolicy", to, denyAll(to, d.label())); err != nil {
+		if _, err := d.create(ctx, "networking.k8s.io", "v1", "NetworkPolicy", to, denyAll(to, d.id)); err != nil {
 			return fmt.Errorf("close namespace %s: %w", to, err)
 		}
 	}
 	return nil
-}
-
-// scratch are the namespaces of the backup, in order.
-func (d *drill) scratch() []string {
-	var names []string
-	for from := range d.namespaces {
-		names = append(names, from)
-	}
-	slices.Sort(names)
-	return names
-}
-
-// label tells drills apart: the part of the names that they have in common.
-func (d *drill) label() string {
-	for _, to := range d.namespaces {
-		return strings.Split(to, "-")[1]
-	}
-	return ""
 }
 
 func (d *drill) create(ctx context.Context, group, version, kind, namespace string, o any) (*object.Object, error) {

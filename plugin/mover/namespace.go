@@ -37,21 +37,18 @@ func RemoveNamespace(ctx context.Context, c *kube.Cluster, name, uid string) (vo
 		return nil, err
 	}
 	var errs []error
-	release := func() error {
-		_, err := c.List(ctx, claims, kube.ListOptions{Namespace: name}, func(o *object.Object) error {
-			var x thing
-			if err := json.Unmarshal(o.Raw, &x); err != nil {
-				return fmt.Errorf("read %s: %w", o.Ref, err)
-			}
-			if x.Spec.Volume == "" {
-				return nil
-			}
-			volumes = append(volumes, x.Spec.Volume)
-			return (Left{Ref: o.Ref, UID: o.UID, volume: x.Spec.Volume}).letVolumeGo(ctx, c)
-		})
-		return err
-	}
-	if err := release(); err != nil {
+	_, err = c.List(ctx, claims, kube.ListOptions{Namespace: name}, func(o *object.Object) error {
+		var x thing
+		if err := json.Unmarshal(o.Raw, &x); err != nil {
+			return fmt.Errorf("read %s: %w", o.Ref, err)
+		}
+		if x.Spec.Volume == "" {
+			return nil
+		}
+		volumes = append(volumes, x.Spec.Volume)
+		return (Left{Ref: o.Ref, UID: o.UID, volume: x.Spec.Volume}).letVolumeGo(ctx, c)
+	})
+	if err != nil {
 		// A volume that stays is better than a namespace that does.
 		errs = append(errs, fmt.Errorf("volumes of namespace %s: %w", name, err))
 	}

@@ -48,15 +48,6 @@ func Drill(w io.Writer, r *v1alpha1.DrillReport, format string) error {
 	}
 	t.section("Checks")
 	t.table([]string{"RESULT", "CHECK", "NAME", "OF", "REASON"}, rows)
-	for _, c := range r.Checks {
-		if c.Passed || len(c.Seen) == 0 {
-			continue
-		}
-		t.section("Seen by " + strings.ToLower(c.Check) + " " + c.Name)
-		for _, s := range c.Seen {
-			t.line("  %s", oneLine(s))
-		}
-	}
 	list := func(title string, lines []string) {
 		if len(lines) == 0 {
 			return
@@ -64,6 +55,11 @@ func Drill(w io.Writer, r *v1alpha1.DrillReport, format string) error {
 		t.section(title)
 		for _, l := range lines {
 			t.line("  %s", oneLine(l))
+		}
+	}
+	for _, c := range r.Checks {
+		if !c.Passed {
+			list("Seen by "+strings.ToLower(c.Check)+" "+c.Name, c.Seen)
 		}
 	}
 	if t.wide {
