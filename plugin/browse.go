@@ -108,15 +108,11 @@ func betweenArgs(least int, what ...string) cobra.PositionalArgs {
 
 // Run lists volumes, or files as they come: a volume may have millions.
 func (o *lsOptions) Run(ctx context.Context, id string, rest []string) error {
-	repo, _, err := o.spec.open(ctx, o.env, true)
+	repo, _, record, err := o.which.open(ctx, o.env, &o.spec, id)
 	if err != nil {
 		return err
 	}
 	defer repo.Close(context.WithoutCancel(ctx))
-	record, err := o.which.find(ctx, repo, id, "")
-	if err != nil {
-		return err
-	}
 	if len(rest) == 0 {
 		return ui.StoredVolumes(o.env.Out, record.ID, volumeLines(&record), o.output.value)
 	}
@@ -220,15 +216,11 @@ Volumes and paths are named as for ls.`,
 
 // Run streams the file.
 func (o *catOptions) Run(ctx context.Context, id, name, path string) error {
-	repo, _, err := o.spec.open(ctx, o.env, true)
+	repo, _, record, err := o.which.open(ctx, o.env, &o.spec, id)
 	if err != nil {
 		return err
 	}
 	defer repo.Close(context.WithoutCancel(ctx))
-	record, err := o.which.find(ctx, repo, id, "")
-	if err != nil {
-		return err
-	}
 	part, err := namedVolume(&record, name)
 	if err != nil {
 		return err

@@ -113,15 +113,11 @@ const mostWords = 1000
 // inside lists the volumes of a backup, or the paths in the folder that a path
 // has come to.
 func (o *specFlags) inside(ctx context.Context, e *env, which *whichFlags, args []string, begun string) (words []string) {
-	repo, _, err := o.once().open(ctx, e, true)
+	repo, _, record, err := which.open(ctx, e, o.once(), args[0])
 	if err != nil {
 		return nil
 	}
 	defer repo.Close(context.WithoutCancel(ctx))
-	record, err := which.find(ctx, repo, args[0], "")
-	if err != nil {
-		return nil
-	}
 	if len(args) == 1 {
 		for _, part := range record.Volumes {
 			words = append(words, part.Name())

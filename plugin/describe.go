@@ -34,15 +34,11 @@ func newDescribe(e *env) *cobra.Command {
 
 // Run reads the record and the report that was stored with it.
 func (o *describeOptions) Run(ctx context.Context, id string) error {
-	repo, _, err := o.spec.open(ctx, o.env, true)
+	repo, _, record, err := o.which.open(ctx, o.env, &o.spec, id)
 	if err != nil {
 		return err
 	}
 	defer repo.Close(context.WithoutCancel(ctx))
-	record, err := o.which.find(ctx, repo, id, "")
-	if err != nil {
-		return err
-	}
 	document, err := repo.Document(ctx, record)
 	if err != nil {
 		return err

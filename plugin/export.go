@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -65,15 +64,11 @@ func (o *exportOptions) Validate() error {
 
 // Run writes one file per object.
 func (o *exportOptions) Run(ctx context.Context, id string) error {
-	repo, _, err := o.spec.open(ctx, o.env, true)
+	repo, _, record, err := o.which.open(ctx, o.env, &o.spec, id)
 	if err != nil {
 		return err
 	}
 	defer repo.Close(context.WithoutCancel(ctx))
-	record, err := o.which.find(ctx, repo, id, "")
-	if err != nil {
-		return err
-	}
 	write, finish, err := o.sink(record.Started)
 	if err != nil {
 		return err
@@ -125,19 +120,10 @@ func (o *exportOptions) sink(modified time.Time) (write func(string, []byte) err
 		}
 		return write, out.Close, nil
 	}
-	if err := os.MkdirAll(o.folder, 0o700); err != nil {
+	if empty, err := emptyFolder(o.folder); err != nil {
 		return nil, nil, err
-	}
-	dir, err := os.Open(o.folder)
-	if err != nil {
-		return nil, nil, err
-	}
-	_, err = dir.ReadDir(1)
-	dir.Close()
-	if err == nil {
+	} else if !empty {
 		return nil, nil, usagef("folder %s is not empty\nhint: name one that is", o.folder)
-	} else if !errors.Is(err, io.EOF) {
-		return nil, nil, err
 	}
 	write = func(name string, text []byte) error {
 		path := filepath.Join(o.folder, name)

@@ -57,10 +57,7 @@ func (o *planOptions) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := ui.Document(o.env.Out, &p.Document, o.output.value); err != nil {
-		return err
-	}
-	return documentError(&p.Document)
+	return o.env.report(&p.Document, o.output.value)
 }
 
 // computePlan is what plan and graph share. image is the flag.
@@ -96,11 +93,10 @@ func planRequest(e *env, s *spec, image string) (plan.Request, error) {
 	}, nil
 }
 
-// documentError turns a document that was printed into the exit code that
-// stands in it.
-func documentError(d *v1alpha1.Document) error {
-	if d.ExitCode == ExitOK {
-		return nil
+// report prints a document, and makes the exit code that stands in it ours.
+func (e *env) report(d *v1alpha1.Document, format string) error {
+	if err := ui.Document(e.Out, d, format); err != nil || d.ExitCode == ExitOK {
+		return err
 	}
 	message := d.Error
 	if message == "" && d.ExitCode == ExitPartial {

@@ -245,16 +245,13 @@ func (o *restoreOptions) Run(ctx context.Context, id string) error {
 	if document == nil {
 		return err
 	}
-	ended := err
-	if ended != nil {
-		// It was ended in the middle: the report says how far it came.
-		document.ExitCode = exitCode(ctx, ended)
+	if err == nil {
+		return o.env.report(document, o.output.value)
 	}
+	// It was ended in the middle: the report says how far it came.
+	document.ExitCode = exitCode(ctx, err)
 	if err := ui.Document(o.env.Out, document, o.output.value); err != nil {
 		return err
 	}
-	if ended != nil {
-		return &resultError{code: document.ExitCode, message: ended.Error()}
-	}
-	return documentError(document)
+	return &resultError{code: document.ExitCode, message: err.Error()}
 }

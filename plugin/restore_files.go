@@ -87,8 +87,10 @@ func (o *restoreOptions) runFiles(ctx context.Context, id string) error {
 		if request.Target, err = o.env.clusterAt(o.toContext); err != nil {
 			return err
 		}
-	} else if err := emptyFolder(files.Folder, o.files.overwrite); err != nil {
-		return err
+	} else if empty, err := emptyFolder(files.Folder); err != nil {
+		return fmt.Errorf("--to-folder: %w", err)
+	} else if !empty && !o.files.overwrite {
+		return usagef("folder %s is not empty\nhint: name one that is, or say --overwrite", files.Folder)
 	}
 	progress := ui.NewProgress(o.env.ErrOut, isTerminal(o.env.ErrOut))
 	defer progress.Close()
@@ -98,28 +100,22 @@ func (o *restoreOptions) runFiles(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := ui.Document(o.env.Out, document, o.output.value); err != nil {
-		return err
-	}
-	return documentError(document)
+	return o.env.report(document, o.output.value)
 }
 
-// emptyFolder makes a folder, and refuses one with something in it unless
-// files in it may be replaced.
-func emptyFolder(path string, overwrite bool) error {
+// emptyFolder makes a folder where there is none, and says whether it is empty.
+func emptyFolder(path string) (bool, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
-		return fmt.Errorf("--to-folder: %w", err)
+		return false, err
 	}
 	dir, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("--to-folder: %w", err)
+		return false, err
 	}
 	defer dir.Close()
-	switch _, err := dir.ReadDir(1); {
-	case errors.Is(err, io.EOF), err == nil && overwrite:
-		return nil
-	case err != nil:
-		return fmt.Errorf("--to-folder: %w", err)
+	_, err = dir.ReadDir(1)
+	if errors.Is(err, io.EOF) {
+		return true, nil
 	}
-	return usagef("folder %s is not empty\nhint: name one that is, or say --overwrite", path)
+	return false, err
 }

@@ -111,8 +111,5 @@ func (o *runOptions) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := ui.Document(o.env.Out, document, o.output.value); err != nil {
-		return err
-	}
-	return documentError(document)
+	return o.env.report(document, o.output.value)
 }

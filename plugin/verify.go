@@ -7,7 +7,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/plan"
-	"github.com/kubectl-backup/kubectl-backup/plugin/ui"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
@@ -37,15 +36,11 @@ func newVerify(e *env) *cobra.Command {
 // Run reads every content and prints a line for each object and volume.
 func (o *verifyOptions) Run(ctx context.Context, id string) error {
 	started := time.Now()
-	repo, s, err := o.spec.open(ctx, o.env, true)
+	repo, s, record, err := o.which.open(ctx, o.env, &o.spec, id)
 	if err != nil {
 		return err
 	}
 	defer repo.Close(context.WithoutCancel(ctx))
-	record, err := o.which.find(ctx, repo, id, "")
-	if err != nil {
-		return err
-	}
 	d := v1alpha1.Document{
 		APIVersion: v1alpha1.APIVersion, Kind: "VerifyReport", Backup: record.ID, ToolVersion: Version(),
 		Policy: record.Policy, Source: record.Source, Cluster: &record.Cluster, Remote: s.remote.Name,
@@ -65,8 +60,5 @@ func (o *verifyOptions) Run(ctx context.Context, id string) error {
 		d.Error = "the backup " + record.ID + " is damaged: see the lines that failed"
 	}
 	d.Seconds = time.Since(started).Seconds()
-	if err := ui.Document(o.env.Out, &d, o.output.value); err != nil {
-		return err
-	}
-	return documentError(&d)
+	return o.env.report(&d, o.output.value)
 }

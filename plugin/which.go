@@ -25,6 +25,20 @@ func (o *whichFlags) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.where, "where", "", "latest is the newest for which this CEL expression holds, over the same constants as the --filter of list")
 }
 
+// open opens the repository, which the caller closes, and finds a backup in it.
+func (o *whichFlags) open(ctx context.Context, e *env, flags *specFlags, id string) (*repository.Repository, *spec, repository.Record, error) {
+	repo, s, err := flags.open(ctx, e, true)
+	if err != nil {
+		return nil, nil, repository.Record{}, err
+	}
+	record, err := o.find(ctx, repo, id, "")
+	if err != nil {
+		repo.Close(context.WithoutCancel(ctx))
+		return nil, nil, record, err
+	}
+	return repo, s, record, nil
+}
+
 // find resolves an id, the beginning of one, or latest. clusterUID limits
 // latest to one cluster's backups; empty means all. What latest finds is never
 // damaged, and from the future only where there is nothing else.
