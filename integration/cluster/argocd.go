@@ -128,7 +128,7 @@ func (c *Cluster) startArgoCD(ctx context.Context, program string) error {
 	if err := writeFile(in("bin/git-verify-wrapper.sh"), []byte("#!/bin/sh\n"), 0o755); err != nil {
 		return err
 	}
-	ports, err := freePorts(6)
+	ports, err := c.freePorts(6)
 	if err != nil {
 		return err
 	}
@@ -193,19 +193,4 @@ func (c *Cluster) StopArgoCD(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, os.RemoveAll(filepath.Join(c.paths.dir, "argocd")))...)
-}
-
-// freePorts finds TCP ports on loopback that nobody listens on.
-func freePorts(n int) ([]int, error) {
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		// Held until all are found: none is found twice.
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
 }

@@ -61,37 +61,42 @@ func (c *Cluster) reserveAddresses(ctx context.Context) error {
 	return errors.New("no network 10.64.0.0/16 to 10.127.0.0/16 is free")
 }
 
-// reservePorts picks ports below the range that the kernel gives to outgoing
-// connections, so that a port is still free when a server is started again.
+// reservePorts picks the ports of the cluster's own servers.
 func (c *Cluster) reservePorts() error {
 	wanted := []*int{
 		&c.state.Ports.EtcdClient, &c.state.Ports.EtcdPeer, &c.state.Ports.APIServer,
 		&c.state.Ports.ControllerManager, &c.state.Ports.Scheduler, &c.state.Ports.Kubelet,
 	}
+	ports, err := c.freePorts(len(wanted))
+	for n, port := range ports {
+		*wanted[n] = port
+	}
+	return err
+}
+
+// freePorts finds ports below the range that the kernel gives to outgoing
+// connections, so that a port is still free when a server is started again.
+func (c *Cluster) freePorts(n int) (ports []int, err error) {
 	// Each cluster begins its search elsewhere: two that start at the same
 	// time do not meet.
 	first := 20000
 	for _, b := range []byte(c.paths.controlGroup) {
 		first = 20000 + (first*31+int(b))%12000
 	}
-	port := first
-	for _, p := range wanted {
-		for {
-			if port++; port >= first+600 {
-				return fmt.Errorf("no free ports between %d and %d", first, port)
-			}
-			listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-			if err != nil {
-				continue
-			}
-			if err := listener.Close(); err != nil {
-				return err
-			}
-			*p = port
-			break
+	for port := first + 1; len(ports) < n; port++ {
+		if port >= first+600 {
+			return nil, fmt.Errorf("no free ports between %d and %d", first, port)
 		}
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		if err := listener.Close(); err != nil {
+			return nil, err
+		}
+		ports = append(ports, port)
 	}
-	return nil
+	return ports, nil
 }
 
 // releaseNetwork removes the route and waits until the pods' interfaces are
