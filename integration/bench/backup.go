@@ -16,8 +16,8 @@ func (o *objectBench) backup(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		remote := o.remote(n)
-		if err := o.plugin.init(ctx, remote); err != nil {
+		remote := o.remote(o.stage(n))
+		if err := o.plugin.init(ctx, "--remote", remote); err != nil {
 			return err
 		}
 		run := func() (usage, error) {
@@ -60,7 +60,8 @@ func (o *objectBench) backup(ctx context.Context) error {
 	return nil
 }
 
-// remote is the folder of the n-th repository with as many objects as now.
-func (o *objectBench) remote(n int) string {
-	return filepath.Join(o.scratch, fmt.Sprintf("remote-%d-%d", o.stored, n))
-}
+// remote is the folder of a repository.
+func (o *objectBench) remote(name string) string { return filepath.Join(o.scratch, "remote-"+name) }
+
+// stage names the n-th measurement with as many objects as now.
+func (o *objectBench) stage(n int) string { return fmt.Sprintf("%d-%d", o.stored, n) }

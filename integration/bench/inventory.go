@@ -64,7 +64,7 @@ func (o *objectBench) bareList(ctx context.Context) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	client := o.dynamic.Resource(schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}).Namespace(source)
+	client := o.dynamic.Resource(configMaps).Namespace(source)
 	unstructured, err := o.pages(func(next string) (int, string, error) {
 		options.Continue = next
 		list, err := client.List(ctx, options)

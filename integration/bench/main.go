@@ -50,6 +50,7 @@ var parts = []struct {
 }{
 	{"objects", controlPlane, (*bench).objects},
 	{"volumes", node, (*bench).volumes},
+	{"parallel", node, (*bench).parallel},
 	{"movers", nothing, (*bench).movers},
 }
 
@@ -64,7 +65,7 @@ const (
 
 func run(ctx context.Context) error {
 	b := &bench{}
-	only := flag.String("only", "", "measure and print one part: objects, volumes or movers")
+	only := flag.String("only", "", "measure and print one part: objects, volumes, parallel or movers")
 	flag.IntVar(&b.runs, "runs", 3, "how often each is measured; movers: at most twice")
 	flag.IntVar(&b.scale, "scale", 1, "divide the volumes of movers, to try the measurement itself")
 	flag.Parse()

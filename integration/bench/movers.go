@@ -79,7 +79,7 @@ func (m *moverBench) run(ctx context.Context) error {
 		if err := os.RemoveAll(m.folder); err != nil {
 			return err
 		}
-		if err := m.tree.fill(m.folder); err != nil {
+		if err := m.tree.fill(m.folder, 1); err != nil {
 			return err
 		}
 		if err := m.turn(ctx, n, taken); err != nil {
@@ -173,7 +173,7 @@ func (m *moverBench) came(into, name string) error {
 // change writes one percent of the bytes anew: of few files a stretch in each,
 // of many every hundredth.
 func (t *tree) change(folder string) error {
-	random := rand.NewChaCha8([32]byte{2})
+	random := rand.NewChaCha8([32]byte{100})
 	share, every := t.size/100, 1
 	if t.files > 100 {
 		share, every = t.size, 100

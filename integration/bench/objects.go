@@ -10,8 +10,10 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-backup/kubectl-backup/integration/cluster"
@@ -23,19 +25,24 @@ const (
 	// workers write at once, as many as in a restore.
 	workers = 16
 	source  = "bench"
+
+	madeByBench = "made-by=bench"
 )
+
+var configMaps = schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}
 
 // objectBench measures on a cluster whose namespace "bench" holds small
 // objects.
 type objectBench struct {
 	*bench
-	runs    int // how often each is measured, with as many objects as now
-	plugin  plugin
-	typed   kubernetes.Interface
-	dynamic dynamic.Interface
-	ours    *kube.Cluster
-	spec    string
-	stored  int // objects there now
+	runs     int // how often each is measured, with as many objects as now
+	plugin   plugin
+	typed    kubernetes.Interface
+	dynamic  dynamic.Interface
+	metadata metadata.Interface
+	ours     *kube.Cluster
+	spec     string
+	stored   int // objects there now
 	// peaks are the plugin's, by command and number of objects, in MiB.
 	peaks map[string]map[int][]float64
 }
@@ -46,14 +53,13 @@ func (b *bench) objects(ctx context.Context, c *cluster.Cluster) error {
 		return err
 	}
 	o := &objectBench{bench: b, runs: b.runs, plugin: plugin{filepath.Join(b.root, "bin", "kubectl-backup"), c.Kubeconfig()}, peaks: map[string]map[int][]float64{}}
-	if o.typed, o.dynamic, err = bareClients(config); err != nil {
+	if err := o.connect(config); err != nil {
 		return err
 	}
 	if o.ours, err = kube.New(config, "src"); err != nil {
 		return err
 	}
-	o.spec = filepath.Join(b.scratch, "objects.yaml")
-	if err := os.WriteFile(o.spec, []byte(objectPolicy), 0o644); err != nil {
+	if o.spec, err = o.policy("objects.yaml", objectPolicy); err != nil {
 		return err
 	}
 	if err := o.namespace(ctx, source); err != nil {
@@ -70,6 +76,9 @@ func (b *bench) objects(ctx context.Context, c *cluster.Cluster) error {
 		o.stored = count
 		if count == few {
 			if err := o.inventory(ctx); err != nil {
+				return err
+			}
+			if err := o.mixed(ctx); err != nil {
 				return err
 			}
 		}
@@ -93,17 +102,25 @@ spec:
   - {name: all, kinds: [ConfigMap], namespaces: [bench], labelSelector: {matchLabels: {made-by: bench}}}
 `
 
-// bareClients are client-go's without anything that slows them: no limit on
+// policy writes a policy to a file.
+func (o *objectBench) policy(name, text string) (string, error) {
+	path := filepath.Join(o.scratch, name)
+	return path, os.WriteFile(path, []byte(text), 0o644)
+}
+
+// connect makes clients of client-go without anything that slows them: no limit on
 // this side, no compression on loopback.
-func bareClients(config *rest.Config) (kubernetes.Interface, dynamic.Interface, error) {
+func (o *objectBench) connect(config *rest.Config) (err error) {
 	bare := rest.CopyConfig(config)
 	bare.QPS, bare.DisableCompression = -1, true
-	typed, err := kubernetes.NewForConfig(bare)
-	if err != nil {
-		return nil, nil, err
+	if o.typed, err = kubernetes.NewForConfig(bare); err != nil {
+		return err
 	}
-	untyped, err := dynamic.NewForConfig(bare)
-	return typed, untyped, err
+	if o.dynamic, err = dynamic.NewForConfig(bare); err != nil {
+		return err
+	}
+	o.metadata, err = metadata.NewForConfig(bare)
+	return err
 }
 
 func (o *objectBench) namespace(ctx context.Context, name string) error {
@@ -133,10 +150,12 @@ func smallObject(n int) *corev1.ConfigMap {
 		noise[i] = byte(random.Uint64())
 	}
 	return &corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("small-%06d", n), Labels: map[string]string{"made-by": "bench", "shard": fmt.Sprint(n % 16)}},
+		ObjectMeta: metav1.ObjectMeta{Name: numbered(n), Labels: map[string]string{"made-by": "bench", "shard": fmt.Sprint(n % 16)}},
 		Data: map[string]string{
 			"settings": fmt.Sprintf("listen: 0.0.0.0:%d\nupstream: http://service-%d.shop.svc\ntimeout: 30s\nretries: 3\nlog: info\n", 8000+n%1000, n),
 			"noise":    fmt.Sprintf("%x", noise),
 		},
 	}
 }
+
+func numbered(n int) string { return fmt.Sprintf("small-%06d", n) }

@@ -53,9 +53,9 @@ func (p plugin) call(ctx context.Context, args ...string) (usage, *v1alpha1.Docu
 	return u, d, nil
 }
 
-// init makes a new repository in a folder.
-func (p plugin) init(ctx context.Context, remote string) error {
-	cmd := exec.CommandContext(ctx, p.binary, "init", "--remote", remote)
+// init makes a new repository at the remote that the flags name.
+func (p plugin) init(ctx context.Context, flags ...string) error {
+	cmd := exec.CommandContext(ctx, p.binary, append([]string{"init"}, flags...)...)
 	cmd.Env = append(os.Environ(), "KUBECTL_BACKUP_PASSWORD="+password)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("init: %w: %s", err, bytes.TrimSpace(out))

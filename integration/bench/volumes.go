@@ -39,7 +39,7 @@ func (b *bench) volumes(ctx context.Context, c *cluster.Cluster) error {
 			return err
 		}
 		say("filling a %s", t.name)
-		if err := t.fill(folder); err != nil {
+		if err := t.fill(folder, 1); err != nil {
 			return err
 		}
 		spec := filepath.Join(b.scratch, namespace+".yaml")
@@ -54,7 +54,7 @@ func (b *bench) volumes(ctx context.Context, c *cluster.Cluster) error {
 				return err
 			}
 			remote := filepath.Join(b.scratch, "remote-volume")
-			if err := p.init(ctx, remote); err != nil {
+			if err := p.init(ctx, "--remote", remote); err != nil {
 				return err
 			}
 			u, d, err := p.call(ctx, "run", "-f", spec, "--remote", remote)
@@ -93,6 +93,8 @@ apiVersion: apps/v1
 kind: StatefulSet
 metadata: {name: files, namespace: %[1]s}
 spec:
+  replicas: %[2]d
+  podManagementPolicy: Parallel
   selector: {matchLabels: {app: files}}
   template:
     metadata: {labels: {app: files}}
@@ -112,7 +114,7 @@ spec:
 // mountVolume starts a pod with a claim and returns the volume's folder on
 // this machine.
 func mountVolume(ctx context.Context, c *cluster.Cluster, namespace string) (string, error) {
-	if _, err := c.KubectlInput(ctx, fmt.Sprintf(volumeWorkload, namespace), "apply", "-f", "-"); err != nil {
+	if _, err := c.KubectlInput(ctx, fmt.Sprintf(volumeWorkload, namespace, 1), "apply", "-f", "-"); err != nil {
 		return "", err
 	}
 	if _, err := c.Kubectl(ctx, "-n", namespace, "rollout", "status", "statefulset/files", "--timeout=120s"); err != nil {
@@ -123,9 +125,9 @@ func mountVolume(ctx context.Context, c *cluster.Cluster, namespace string) (str
 }
 
 // fill writes the files; their content is random, so nothing is the same
-// twice and nothing can be compressed.
-func (t tree) fill(folder string) error {
-	random := rand.NewChaCha8([32]byte{1})
+// twice, in trees of another seed either, and nothing can be compressed.
+func (t tree) fill(folder string, seed byte) error {
+	random := rand.NewChaCha8([32]byte{seed})
 	content := make([]byte, t.size)
 	for n := range t.files {
 		dir := filepath.Join(folder, fmt.Sprintf("folder-%03d", n/t.folder))
