@@ -64,6 +64,7 @@ type env struct {
 // Main runs the program and returns its exit code. args[0] is the name that
 // help and errors show: kubectl-backup is shown as "kubectl backup".
 func Main(ctx context.Context, args []string, streams genericiooptions.IOStreams) int {
+	boundMemory()
 	name := strings.TrimSuffix(filepath.Base(args[0]), ".exe")
 	if name == "kubectl-backup" {
 		name = "kubectl backup"

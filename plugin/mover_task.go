@@ -6,9 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime/debug"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,7 +46,6 @@ func newMoverTask(e *env) *cobra.Command {
 
 // Run does the task and reports its result, whatever that is.
 func (o *moverTaskOptions) Run(ctx context.Context) error {
-	limitMemory()
 	result := o.carry(ctx)
 	if err := os.WriteFile(o.report, result.Encode(), 0o644); err != nil {
 		return fmt.Errorf("report the result: %w", err)
@@ -178,16 +174,3 @@ func (o *moverTaskOptions) restore(ctx context.Context, repo *repository.Reposit
 }
 
 // limitMemory tells the runtime what the container may use, so that it frees
-// before it is killed.
-func limitMemory() {
-	raw, err := os.ReadFile("/sys/fs/cgroup/memory.max")
-	if err != nil {
-		raw, err = os.ReadFile("/sys/fs/cgroup/memory/memory.limit_in_bytes")
-	}
-	if err != nil {
-		return
-	}
-	if limit, err := strconv.ParseInt(strings.TrimSpace(string(raw)), 10, 64); err == nil && limit > 0 {
-		debug.SetMemoryLimit(limit / 10 * 9)
-	}
-}

@@ -16,7 +16,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
@@ -66,21 +65,21 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 	if err := mover.Sweep(ctx, r.Plan.Cluster, r.Plan.Policy.Namespace); err != nil {
 		return nil, fmt.Errorf("remove what an earlier run left: %w", err)
 	}
-	objects := &objectStore{session: session}
 	request := r.Plan
-	request.Keep = objects.keep
+	request.Keep = func(ctx context.Context, o *object.Object) error { return store(ctx, session, o) }
 	p, err := plan.Compute(ctx, request)
 	if err != nil {
 		return nil, err
 	}
+	p.Graph = nil // large, and not needed any more
 	d := p.Document
 	d.Kind, d.Started = "RunReport", started.UTC().Format(time.RFC3339Nano)
 	if r.Planned != nil {
 		r.Planned(&p.Document)
 	}
-	members := objects.finish(&d)
+	members := saved(p, &d)
 	work := &run{
-		Request: r, p: p, session: session, objects: objects, d: &d,
+		Request: r, p: p, session: session, d: &d,
 		carrier: &carrier{cluster: r.Plan.Cluster, session: session, image: r.Image, progress: r.Progress},
 	}
 	if err := work.capture(ctx); err != nil {
@@ -154,41 +153,27 @@ func nothing(d *v1alpha1.Document) bool {
 	return true
 }
 
-// objectStore writes objects as the inventory delivers them and remembers
-// which were written.
-type objectStore struct {
-	session *repository.Session
-	mu      sync.Mutex
-	stored  map[v1alpha1.Ref]bool
-}
-
-func (s *objectStore) keep(ctx context.Context, o *object.Object) error {
-	if err := s.session.AddObject(ctx, o); err != nil {
+func store(ctx context.Context, s *repository.Session, o *object.Object) error {
+	if err := s.AddObject(ctx, o); err != nil {
 		return fmt.Errorf("store %s: %w", o.Ref, err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stored == nil {
-		s.stored = map[v1alpha1.Ref]bool{}
-	}
-	s.stored[o.Ref.Key()] = true
 	return nil
 }
 
-// finish turns the plan's lines into the run's and returns the objects that
+// saved turns the plan's lines into the run's and returns the objects that
 // belong to the backup.
-func (s *objectStore) finish(d *v1alpha1.Document) map[v1alpha1.Ref]bool {
-	members := map[v1alpha1.Ref]bool{}
+func saved(p *plan.Plan, d *v1alpha1.Document) map[v1alpha1.Ref]bool {
+	members := make(map[v1alpha1.Ref]bool, len(d.Objects))
 	for i := range d.Objects {
 		line := &d.Objects[i]
 		if line.Outcome != v1alpha1.OutcomeInclude {
 			continue
 		}
-		if s.stored[line.Ref.Key()] {
+		if p.Lost[line.Ref.Key()] {
+			line.Outcome, line.Reason = v1alpha1.OutcomeFailed, "it was planned but could not be read again; "+line.Reason
+		} else {
 			line.Outcome = v1alpha1.OutcomeSaved
 			members[line.Ref.Key()] = true
-		} else {
-			line.Outcome, line.Reason = v1alpha1.OutcomeFailed, "it was planned but could not be read again; "+line.Reason
 		}
 	}
 	return members

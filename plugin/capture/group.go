@@ -117,7 +117,6 @@ type run struct {
 	Request
 	p       *plan.Plan
 	session *repository.Session
-	objects *objectStore
 	d       *v1alpha1.Document
 	carrier *carrier
 	jobs    jobs
@@ -339,7 +338,7 @@ func (r *run) reread(ctx context.Context, u *unit) error {
 			case err != nil:
 				return err
 			}
-			return r.objects.keep(ctx, o)
+			return store(ctx, r.session, o)
 		})
 	}
 	return read.Wait()

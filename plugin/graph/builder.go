@@ -156,6 +156,29 @@ func (b *Builder) Add(o *object.Object) error {
 	return err
 }
 
+// Number is the number under which an object was added, at whatever version:
+// how many were added before it.
+func (b *Builder) Number(r v1alpha1.Ref) (int, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n, ok := b.names.find(b.index, r)
+	return int(n), ok
+}
+
+// Ref is the object that was added under a number.
+func (b *Builder) Ref(number int) v1alpha1.Ref {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.refs[number]
+}
+
+// Len is how many objects were added.
+func (b *Builder) Len() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.refs)
+}
+
 func (b *Builder) read(o *object.Object) (*findings, error) {
 	f := &findings{}
 	gk := groupKind{o.Ref.Group, o.Ref.Kind}

@@ -24,10 +24,9 @@ const (
 type Member struct {
 	Ref      v1alpha1.Ref
 	Selected bool
-	// Why is the first edge that led to it; zero for a selected object. For a
-	// workload that is called, it is the call of its Service.
-	Why v1alpha1.EdgeLine
-	// Reason is Why as a phrase: "mounted by Deployment.apps shop/web (...)".
+	// Reason is the first edge that led to it, as a phrase: "mounted by
+	// Deployment.apps shop/web (...)". For a workload that is called, it is the
+	// call of its Service.
 	Reason string
 	// Owner is the controller that manages it and is a member too.
 	Owner *v1alpha1.Ref
@@ -67,9 +66,10 @@ type Closure struct {
 // called, share a writable claim, are declared, are part of the same
 // application, or control a member.
 func (g *Graph) Closure(selected []v1alpha1.Ref, mode Mode) *Closure {
-	c := &Closure{index: map[int32]int{}}
+	ids := g.ids(selected)
+	c := &Closure{index: make(map[int32]int, len(ids)), ids: make([]int32, 0, len(ids)), Members: make([]Member, 0, len(ids)), via: make([]string, 0, len(ids))}
 	w := closureWalk{g: g, c: c, mode: mode, referred: map[int32]Member{}}
-	for _, id := range g.ids(selected) {
+	for _, id := range ids {
 		w.bring(id, Member{Selected: true, Reason: "selected"}, "")
 	}
 	for i := 0; i < len(c.ids); i++ {
@@ -105,7 +105,15 @@ func (g *Graph) Closure(selected []v1alpha1.Ref, mode Mode) *Closure {
 	return c
 }
 
+// Find returns where in Members an object is, at whatever version.
+func (c *Closure) Find(r v1alpha1.Ref) (int, bool) {
+	return slices.BinarySearchFunc(c.Members, r.Key(), func(m Member, key v1alpha1.Ref) int { return m.Ref.Key().Compare(key) })
+}
+
 func (c *Closure) sort() {
+	if slices.IsSorted(c.ids) {
+		return
+	}
 	order := make([]int, len(c.ids))
 	for i := range order {
 		order[i] = i
@@ -144,9 +152,9 @@ func (w *closureWalk) bring(id int32, m Member, via string) {
 	w.c.Members = append(w.c.Members, m)
 }
 
-func (w *closureWalk) refer(id int32, e edge, reason string) {
+func (w *closureWalk) refer(id int32, reason string) {
 	if _, known := w.referred[id]; !known {
-		w.referred[id] = Member{Why: w.g.line(e), Reason: reason}
+		w.referred[id] = Member{Reason: reason}
 	}
 }
 
@@ -168,12 +176,12 @@ func (w *closureWalk) expand(id int32, via string) {
 		}
 		switch strong := e.flags&flagStrong != 0; {
 		case w.mode == Report:
-			w.refer(e.to, e, reason(g.line(e), forwards))
+			w.refer(e.to, reason(g.line(e), forwards))
 		case row.Type == via:
 			// It came because of what it selects; it does not bring the
 			// others that it selects too.
 		case IsWorkload(g.nodes[e.to]) && !strong:
-			w.refer(e.to, e, reason(g.line(e), forwards))
+			w.refer(e.to, reason(g.line(e), forwards))
 		default:
 			w.bring(e.to, w.member(e, forwards), "")
 		}
@@ -183,7 +191,7 @@ func (w *closureWalk) expand(id int32, via string) {
 	}
 	for j := range g.joins(id) {
 		if w.mode == Report {
-			w.refer(j.to, j.why, reason(g.line(j.why), j.direction))
+			w.refer(j.to, reason(g.line(j.why), j.direction))
 		} else {
 			w.bring(j.to, w.member(j.why, j.direction), "")
 		}
@@ -197,7 +205,7 @@ func (w *closureWalk) expand(id int32, via string) {
 			continue
 		}
 		if IsWorkload(g.nodes[e.from]) {
-			w.refer(e.from, e, reason(g.line(e), backwards))
+			w.refer(e.from, reason(g.line(e), backwards))
 			continue
 		}
 		w.bring(e.from, w.member(e, backwards), row.Type)
@@ -205,8 +213,7 @@ func (w *closureWalk) expand(id int32, via string) {
 }
 
 func (w *closureWalk) member(e edge, d direction) Member {
-	line := w.g.line(e)
-	return Member{Why: line, Reason: reason(line, d)}
+	return Member{Reason: reason(w.g.line(e), d)}
 }
 
 // join is a workload that another is joined to, beyond a plain strong edge.

@@ -71,10 +71,12 @@ func (inv *inventory) hooks(p *Plan, m *membership) {
 		for _, c := range chosen {
 			e := planned{hook: hook, group: order[c.group], index: i}
 			e.hook.Workload = m.workload([]*pod{c.pod}, c.pod.ref.Key())
-			e.wave = m.wave[c.pod.ref.Key()]
+			at := c.pod.ref
 			if e.hook.Workload != nil {
-				e.wave = m.wave[e.hook.Workload.Key()]
+				at = *e.hook.Workload
 			}
+			where, _ := m.place(at)
+			e.wave = where.wave
 			e.line = inv.hookLine(&p.Document, hook, c)
 			if h.Scope == v1alpha1.ScopeBackup {
 				e.group = -1
@@ -122,13 +124,13 @@ func (inv *inventory) resolved(i int, h v1alpha1.Hook) Hook {
 func (inv *inventory) candidates(hook int, m *membership) []candidate {
 	var out []candidate
 	for key, p := range inv.pods {
-		group, member := m.group[key]
+		where, member := m.place(key)
 		if !member || p.finished {
 			continue
 		}
 		for _, match := range p.hooks {
 			if match.hook == hook {
-				out = append(out, candidate{p, group, match.err})
+				out = append(out, candidate{p, where.group, match.err})
 			}
 		}
 	}

@@ -69,10 +69,8 @@ type inventory struct {
 
 	mu         sync.Mutex
 	namespaces map[string]*object.Object
-	selected   map[v1alpha1.Ref]string // key -> the entry that selected it
+	marks      []mark // by the builder's numbers
 	warned     map[v1alpha1.Ref][]string
-	kept       map[v1alpha1.Ref]bool
-	refs       map[v1alpha1.Ref]v1alpha1.Ref // key -> ref with version
 	matched    map[string]int
 	undecided  []v1alpha1.ObjectLine
 	absent     map[v1alpha1.Ref]string // referred to, and why it is not here
@@ -90,6 +88,37 @@ type inventory struct {
 	wantedGroupClass map[volumeKey]string // by the rule that decided
 }
 
+// mark is what is remembered of every object. It is small, since all of them
+// are in memory.
+type mark struct {
+	entry    string // that selected it
+	selected bool
+	kept     bool // handed over, or about to be
+}
+
+// mark is for an object that the builder has; inv.mu is held.
+func (inv *inventory) mark(key v1alpha1.Ref) *mark {
+	n, ok := inv.builder.Number(key)
+	if !ok {
+		return &mark{}
+	}
+	if n >= len(inv.marks) {
+		inv.marks = append(inv.marks, make([]mark, n+1-len(inv.marks))...)
+	}
+	return &inv.marks[n]
+}
+
+// selected are the objects that an entry of the policy selects.
+func (inv *inventory) selected() []v1alpha1.Ref {
+	var refs []v1alpha1.Ref
+	for n, m := range inv.marks {
+		if m.selected {
+			refs = append(refs, inv.builder.Ref(n))
+		}
+	}
+	return refs
+}
+
 func newInventory(r Request, sel *selector.Selector) *inventory {
 	return &inventory{
 		r: r, sel: sel,
@@ -97,10 +126,7 @@ func newInventory(r Request, sel *selector.Selector) *inventory {
 		kinds:      map[schema.GroupKind]kube.Kind{},
 		listed:     map[schema.GroupKind]bool{},
 		namespaces: map[string]*object.Object{},
-		selected:   map[v1alpha1.Ref]string{},
 		warned:     map[v1alpha1.Ref][]string{},
-		kept:       map[v1alpha1.Ref]bool{},
-		refs:       map[v1alpha1.Ref]v1alpha1.Ref{},
 		matched:    map[string]int{},
 		absent:     map[v1alpha1.Ref]string{},
 		made:       map[v1alpha1.Ref]string{},
@@ -292,8 +318,7 @@ func (inv *inventory) visit(ctx context.Context, o *object.Object) error {
 	inv.mu.Lock()
 	switch {
 	case keep:
-		inv.selected[key] = decision.Entry
-		inv.kept[key] = true
+		*inv.mark(key) = mark{entry: decision.Entry, selected: true, kept: true}
 		for _, name := range decision.Entries {
 			inv.matched[name]++
 		}
@@ -358,7 +383,6 @@ func (inv *inventory) remember(ctx context.Context, o *object.Object) error {
 	case d != nil:
 		inv.disks[o.Ref.Name] = d
 	}
-	inv.refs[o.Ref.Key()] = o.Ref
 	err = inv.builder.Add(o)
 	if p != nil || c != nil || d != nil {
 		o.Release()

@@ -46,6 +46,9 @@ type Request struct {
 type Plan struct {
 	Document v1alpha1.Document
 	Graph    *graph.Graph
+	// Lost are objects that would be saved and that Request.Keep was not called
+	// with: they were gone when they were read again.
+	Lost map[v1alpha1.Ref]bool // by Ref.Key
 	// Hooks are what the lines of Document.Hooks run, one for each.
 	Hooks []Hook
 	// Cuts divide the volumes that would be saved, in the order of the groups.
@@ -98,6 +101,7 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 // asked for nothing more but objects that volume rules look into.
 func (inv *inventory) fill(ctx context.Context, p *Plan, c *graph.Closure, m *membership) error {
 	inv.describe(&p.Document, c, m)
+	p.Lost = inv.lost(&p.Document)
 	if err := inv.volumes(ctx, &p.Document, m); err != nil {
 		return err
 	}

@@ -67,11 +67,7 @@ func planOf(t *testing.T, spec, objects string, c snapshotClasses, image string)
 	}
 	g, err := inv.builder.Build()
 	require.NoError(t, err)
-	var selected []v1alpha1.Ref
-	for key := range inv.selected {
-		selected = append(selected, key)
-	}
-	closure := g.Closure(selected, graph.Include)
+	closure := g.Closure(inv.selected(), graph.Include)
 	m, err := inv.groups(g, closure)
 	require.NoError(t, err)
 	p := &Plan{Graph: g, Document: v1alpha1.Document{Kind: "Plan"}}

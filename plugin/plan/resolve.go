@@ -22,10 +22,7 @@ import (
 // resolve follows dependencies until nothing new turns up: what is referred to
 // and was not listed is fetched by name, and may refer to more.
 func (inv *inventory) resolve(ctx context.Context) (*graph.Graph, *graph.Closure, error) {
-	selected := make([]v1alpha1.Ref, 0, len(inv.selected))
-	for key := range inv.selected {
-		selected = append(selected, key)
-	}
+	selected := inv.selected()
 	mode := graph.Mode(cmp.Or(inv.r.Policy.Spec.Dependencies, string(graph.Include)))
 	for range rounds {
 		g, declared := inv.builder.Build()
@@ -73,7 +70,7 @@ func (inv *inventory) wanted(c *graph.Closure) []v1alpha1.Ref {
 func (inv *inventory) want(set map[v1alpha1.Ref]bool, key v1alpha1.Ref) {
 	gk := schema.GroupKind{Group: key.Group, Kind: key.Kind}
 	kind, served := inv.kinds[gk]
-	_, seen := inv.refs[key]
+	_, seen := inv.builder.Number(key)
 	switch {
 	case seen || inv.absent[key] != "" || set[key]:
 	case !served:
@@ -122,7 +119,8 @@ func (inv *inventory) namespacesOf(edge *graph.DeclaredEdgeError, namespaced boo
 		return []string{ns}
 	}
 	found := map[string]bool{}
-	for key := range inv.refs {
+	for n := range inv.builder.Len() {
+		key := inv.builder.Ref(n)
 		if key.Kind == other.Kind && key.Name == other.Name && key.Namespace != "" {
 			found[key.Namespace] = true
 		}
@@ -213,8 +211,9 @@ const unreadable = "no right to read it: "
 
 func (inv *inventory) keep(ctx context.Context, o *object.Object) error {
 	inv.mu.Lock()
-	done := inv.kept[o.Ref.Key()]
-	inv.kept[o.Ref.Key()] = true
+	m := inv.mark(o.Ref)
+	done := m.kept
+	m.kept = true
 	inv.mu.Unlock()
 	if done || inv.r.Keep == nil {
 		return nil
@@ -230,7 +229,7 @@ func (inv *inventory) keepRest(ctx context.Context, c *graph.Closure) error {
 	}
 	var rest []graph.Member
 	for _, m := range c.Members {
-		if key := m.Ref.Key(); !inv.kept[key] && inv.made[key] == "" && (m.Selected || !m.LeftToOwner) {
+		if key := m.Ref.Key(); !inv.mark(key).kept && inv.made[key] == "" && (m.Selected || !m.LeftToOwner) {
 			rest = append(rest, m)
 		}
 	}
@@ -253,10 +252,25 @@ func (inv *inventory) keepRest(ctx context.Context, c *graph.Closure) error {
 
 // membership says which group each member is counted under.
 type membership struct {
-	groups []graph.Group
-	group  map[v1alpha1.Ref]string
-	wave   map[v1alpha1.Ref]int
-	owner  map[v1alpha1.Ref]v1alpha1.Ref // member -> the controller above it
+	groups  []graph.Group
+	closure *graph.Closure
+	places  []place // of the closure's members
+}
+
+// place is where a member is counted, and its wave there.
+type place struct {
+	group string
+	wave  int
+	waved bool
+}
+
+// place of an object; false where it is no member.
+func (m *membership) place(r v1alpha1.Ref) (place, bool) {
+	i, ok := m.closure.Find(r)
+	if !ok {
+		return place{}, false
+	}
+	return m.places[i], true
 }
 
 func (inv *inventory) groups(g *graph.Graph, c *graph.Closure) (*membership, error) {
@@ -269,22 +283,19 @@ func (inv *inventory) groups(g *graph.Graph, c *graph.Closure) (*membership, err
 	if err != nil {
 		return nil, err
 	}
-	m := &membership{groups: groups, group: map[v1alpha1.Ref]string{}, wave: map[v1alpha1.Ref]int{}, owner: map[v1alpha1.Ref]v1alpha1.Ref{}}
+	m := &membership{groups: groups, closure: c, places: make([]place, len(c.Members))}
 	for _, grp := range groups {
 		for _, r := range grp.Objects {
-			m.group[r.Key()] = grp.Name
+			if i, ok := c.Find(r); ok {
+				m.places[i].group = grp.Name
+			}
 		}
 		for wave, refs := range grp.Waves {
 			for _, r := range refs {
-				if _, set := m.wave[r.Key()]; !set || m.group[r.Key()] == grp.Name {
-					m.wave[r.Key()] = wave
+				if i, ok := c.Find(r); ok && (!m.places[i].waved || m.places[i].group == grp.Name) {
+					m.places[i].wave, m.places[i].waved = wave, true
 				}
 			}
-		}
-	}
-	for _, member := range c.Members {
-		if member.Owner != nil {
-			m.owner[member.Ref.Key()] = *member.Owner
 		}
 	}
 	return m, nil
@@ -308,11 +319,11 @@ func (m *membership) workload(pods []*pod, self v1alpha1.Ref) *v1alpha1.Ref {
 	}
 	start := at
 	for range 16 { // owner references may run in a circle
-		up, ok := m.owner[at.Key()]
-		if !ok {
+		i, ok := m.closure.Find(at)
+		if !ok || m.closure.Members[i].Owner == nil {
 			break
 		}
-		at = up
+		at = *m.closure.Members[i].Owner
 	}
 	if at.Key() == start.Key() && !graph.IsWorkload(at) {
 		return nil
@@ -325,14 +336,22 @@ func (inv *inventory) describe(d *v1alpha1.Document, c *graph.Closure, m *member
 	for _, grp := range m.groups {
 		d.Groups = append(d.Groups, v1alpha1.GroupLine{Name: grp.Name, Workloads: orEmpty(grp.Workloads), Edges: orEmpty(grp.Edges), Waves: grp.Waves, Cycles: grp.Cycles})
 	}
-	for _, member := range c.Members {
+	selectedBy := map[string]string{} // one text for all lines that say the same
+	for _, mark := range inv.marks {
+		if mark.selected && selectedBy[mark.entry] == "" {
+			selectedBy[mark.entry] = fmt.Sprintf("selected by entry %q", mark.entry)
+		}
+	}
+	d.Objects = make([]v1alpha1.ObjectLine, 0, len(c.Members))
+	for i, member := range c.Members {
 		key := member.Ref.Key()
 		line := v1alpha1.ObjectLine{
 			Ref: inv.versioned(member.Ref), Outcome: v1alpha1.OutcomeInclude, Reason: member.Reason,
-			Group: m.group[key], Wave: m.wave[key], Warnings: inv.warned[key],
+			Group: m.places[i].group, Wave: m.places[i].wave, Warnings: inv.warned[key],
 		}
-		if entry, ok := inv.selected[key]; ok {
-			line.Reason = fmt.Sprintf("selected by entry %q", entry)
+		mark := inv.mark(key)
+		if mark.selected {
+			line.Reason = selectedBy[mark.entry]
 		} else if reason, made := inv.made[key]; made {
 			line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, "every cluster has its own: "+reason
 		} else if member.LeftToOwner {
@@ -355,6 +374,17 @@ func (inv *inventory) describe(d *v1alpha1.Document, c *graph.Closure, m *member
 		name := entryName(e, i)
 		d.Select = append(d.Select, v1alpha1.SelectLine{Name: name, Matched: inv.matched[name], Optional: e.Optional})
 	}
+}
+
+// lost are the objects that would be saved and were not handed over.
+func (inv *inventory) lost(d *v1alpha1.Document) map[v1alpha1.Ref]bool {
+	lost := map[v1alpha1.Ref]bool{}
+	for _, line := range d.Objects {
+		if line.Outcome == v1alpha1.OutcomeInclude && !inv.mark(line.Ref).kept {
+			lost[line.Ref.Key()] = true
+		}
+	}
+	return lost
 }
 
 // describeMissing names what members refer to and what is not there. A
@@ -380,8 +410,8 @@ func (inv *inventory) describeMissing(d *v1alpha1.Document, c *graph.Closure) {
 }
 
 func (inv *inventory) versioned(r v1alpha1.Ref) v1alpha1.Ref {
-	if known, ok := inv.refs[r.Key()]; ok {
-		return known
+	if n, ok := inv.builder.Number(r); ok {
+		return inv.builder.Ref(n)
 	}
 	if k, ok := inv.kinds[schema.GroupKind{Group: r.Group, Kind: r.Kind}]; ok && r.Version == "" {
 		r.Version = k.GVK.Version

@@ -26,7 +26,7 @@ type snapshotClasses interface {
 func (inv *inventory) readStorage(ctx context.Context, m *membership) error {
 	missing := map[string]bool{}
 	for key, c := range inv.claims {
-		if m.group[key] != "" && c.volume != "" && inv.disks[c.volume] == nil {
+		if _, member := m.place(key); member && c.volume != "" && inv.disks[c.volume] == nil {
 			missing[c.volume] = true
 		}
 	}
@@ -55,7 +55,10 @@ func (inv *inventory) readStorage(ctx context.Context, m *membership) error {
 		return err
 	}
 	for key, c := range inv.claims {
-		if d := inv.disks[c.volume]; m.group[key] != "" && d != nil && d.driver != "" {
+		if _, member := m.place(key); !member {
+			continue
+		}
+		if d := inv.disks[c.volume]; d != nil && d.driver != "" {
 			support, err := snapshot.Discover(ctx, inv.r.Cluster)
 			if err != nil {
 				return fmt.Errorf("find out about snapshots: %w", err)

@@ -30,7 +30,7 @@ func (inv *inventory) volumes(ctx context.Context, d *v1alpha1.Document, m *memb
 		})
 	}
 	for key, c := range inv.claims {
-		group, ok := m.group[key]
+		where, ok := m.place(key)
 		if !ok {
 			continue
 		}
@@ -38,12 +38,12 @@ func (inv *inventory) volumes(ctx context.Context, d *v1alpha1.Document, m *memb
 		if err != nil {
 			return err
 		}
-		line.Group = group
+		line.Group = where.group
 		line.Workload = m.workload(users[key], key)
 		d.Volumes = append(d.Volumes, line)
 	}
 	for _, p := range pods {
-		group, ok := m.group[p.ref.Key()]
+		where, ok := m.place(p.ref)
 		if !ok || p.finished {
 			continue
 		}
@@ -52,7 +52,7 @@ func (inv *inventory) volumes(ctx context.Context, d *v1alpha1.Document, m *memb
 				key := v1alpha1.Ref{Kind: "PersistentVolumeClaim", Namespace: p.ref.Namespace, Name: v.claim}
 				if inv.claims[key] == nil {
 					d.Volumes = append(d.Volumes, v1alpha1.VolumeLine{
-						Ref: v1alpha1.Ref{Version: "v1", Kind: "PersistentVolumeClaim", Namespace: p.ref.Namespace, Name: v.claim}, Group: group, Volume: v.name, VolumeKind: v.kind,
+						Ref: v1alpha1.Ref{Version: "v1", Kind: "PersistentVolumeClaim", Namespace: p.ref.Namespace, Name: v.claim}, Group: where.group, Volume: v.name, VolumeKind: v.kind,
 						Pod: p.ref.Name, Outcome: v1alpha1.OutcomeMissing, Reason: "pod " + p.ref.Name + " mounts a claim that does not exist",
 					})
 				}
@@ -62,7 +62,7 @@ func (inv *inventory) volumes(ctx context.Context, d *v1alpha1.Document, m *memb
 			if err != nil {
 				return err
 			}
-			line.Group = group
+			line.Group = where.group
 			line.Workload = m.workload([]*pod{p}, p.ref.Key())
 			d.Volumes = append(d.Volumes, line)
 		}

@@ -125,7 +125,7 @@ func (p *Plan) restore(ctx context.Context, i *item, o *object.Object) error {
 		if err != nil {
 			return err
 		}
-		i.kind = k
+		i.kind = &k
 		i.keepStatus = !k.Has("status")
 	}
 	switch i.action {
@@ -155,7 +155,7 @@ func (p *Plan) restore(ctx context.Context, i *item, o *object.Object) error {
 	case actFinish:
 		return p.restoreFinished(ctx, i, before)
 	case actFilled:
-		i.before, i.filled = before, true
+		i.before, i.filled = &before, true
 		return nil
 	case actDraft:
 		return p.replaceDraft(ctx, i, d, before)
@@ -179,7 +179,7 @@ func (p *Plan) restore(ctx context.Context, i *item, o *object.Object) error {
 
 // replaceDraft puts an object in place of the one that the cluster made itself.
 func (p *Plan) replaceDraft(ctx context.Context, i *item, d *rewrite.Draft, before original) error {
-	live, err := p.request.Target.Get(ctx, i.kind, i.ref.Namespace, i.ref.Name)
+	live, err := p.request.Target.Get(ctx, *i.kind, i.ref.Namespace, i.ref.Name)
 	if err != nil {
 		return err
 	}
@@ -315,7 +315,7 @@ func (p *Plan) awaitDefinitions(ctx context.Context, wave []v1alpha1.Ref) error 
 		}
 		made = true
 		group.Go(func() error {
-			err := p.request.Target.WaitFor(ctx, i.kind, "", i.ref.Name, isEstablished)
+			err := p.request.Target.WaitFor(ctx, *i.kind, "", i.ref.Name, isEstablished)
 			if err != nil {
 				mu.Lock()
 				i.settle(v1alpha1.OutcomeFailed, "created, but not established: %s", err)

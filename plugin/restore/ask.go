@@ -62,7 +62,7 @@ func (p *Plan) askAbout(ctx context.Context, i *item, o *object.Object) error {
 	}
 	for n := 1; ; n++ {
 		var warnings []string
-		_, err = p.request.Target.Create(ctx, i.kind, i.ref.Namespace, raw, kube.WriteOptions{DryRun: true, Warn: func(w string) { warnings = append(warnings, w) }})
+		_, err = p.request.Target.Create(ctx, *i.kind, i.ref.Namespace, raw, kube.WriteOptions{DryRun: true, Warn: func(w string) { warnings = append(warnings, w) }})
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

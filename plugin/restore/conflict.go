@@ -104,7 +104,7 @@ func (p *Plan) resolveConflicts(ctx context.Context) error {
 
 // planApply has the server say what an apply would do.
 func (p *Plan) planApply(ctx context.Context, i *item, o *object.Object) error {
-	live, err := p.request.Target.Get(ctx, i.kind, i.ref.Namespace, i.ref.Name)
+	live, err := p.request.Target.Get(ctx, *i.kind, i.ref.Namespace, i.ref.Name)
 	if apierrors.IsNotFound(err) {
 		i.settle(v1alpha1.OutcomeCreate, "it was deleted a moment ago")
 		return nil
@@ -149,7 +149,7 @@ func (p *Plan) apply(ctx context.Context, i *item, o *object.Object, dry bool) (
 	}
 	options := kube.WriteOptions{Force: true, DryRun: dry}
 	for n := 1; ; n++ {
-		result, err := p.request.Target.Apply(ctx, i.kind, i.ref.Namespace, i.ref.Name, raw, options)
+		result, err := p.request.Target.Apply(ctx, *i.kind, i.ref.Namespace, i.ref.Name, raw, options)
 		if err == nil || n == attempts || apierrors.IsConflict(err) || apierrors.IsNotFound(err) || !transient(err) {
 			return result, err
 		}
@@ -190,7 +190,7 @@ func (p *Plan) same(i *item, a, b *object.Object) (bool, error) {
 // restoreApplied applies an object and gives the owners of its fields back:
 // those that it had where it was saved, and those that the others have here.
 func (p *Plan) restoreApplied(ctx context.Context, i *item, o *object.Object) error {
-	before, err := p.request.Target.Get(ctx, i.kind, i.ref.Namespace, i.ref.Name)
+	before, err := p.request.Target.Get(ctx, *i.kind, i.ref.Namespace, i.ref.Name)
 	if err != nil {
 		return err
 	}

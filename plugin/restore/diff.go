@@ -42,7 +42,7 @@ func Diff(ctx context.Context, r Request, each func(Difference) error) (*v1alpha
 		var live *object.Object
 		if i.liveUID != "" {
 			var err error
-			live, err = p.request.Target.Get(ctx, i.kind, i.ref.Namespace, i.ref.Name)
+			live, err = p.request.Target.Get(ctx, *i.kind, i.ref.Namespace, i.ref.Name)
 			if err != nil && !apierrors.IsNotFound(err) {
 				return fmt.Errorf("read %s of the target: %w", i.ref, err)
 			}

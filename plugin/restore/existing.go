@@ -56,7 +56,7 @@ func (p *Plan) lookUp(ctx context.Context) error {
 		if len(items) <= few {
 			for _, i := range items {
 				group.Go(func() error {
-					o, err := p.request.Target.Get(gctx, i.kind, i.ref.Namespace, i.ref.Name)
+					o, err := p.request.Target.Get(gctx, *i.kind, i.ref.Namespace, i.ref.Name)
 					switch {
 					case apierrors.IsNotFound(err):
 						return nil
@@ -73,7 +73,7 @@ func (p *Plan) lookUp(ctx context.Context) error {
 			for _, i := range items {
 				named[i.ref.Name] = i
 			}
-			_, err := p.request.Target.List(gctx, items[0].kind, kube.ListOptions{Namespace: at.namespace}, func(o *object.Object) error {
+			_, err := p.request.Target.List(gctx, *items[0].kind, kube.ListOptions{Namespace: at.namespace}, func(o *object.Object) error {
 				if i := named[o.Ref.Name]; i != nil {
 					return p.meet(i, o)
 				}
@@ -247,9 +247,9 @@ func (p *Plan) meet(i *item, live *object.Object) error {
 	case draft && p.request.Resume:
 		i.action = actDraft
 		i.settle(v1alpha1.OutcomeApply, "it would take the place of the one that the cluster made with the namespace")
-	case i.shared != "" && have == i.plain:
+	case i.shared != nil && have == i.shared.plain:
 		i.settle(v1alpha1.OutcomeUnchanged, "there can be only one, and it is there as it was saved")
-		i.warn("it is shared with the original and stays as it is: %s", i.shared)
+		i.warn("it is shared with the original and stays as it is: %s", i.shared.changes)
 	default:
 		i.differs = true
 		i.settle(v1alpha1.OutcomeConflict, "the target holds something else by that name, which is left alone")
@@ -319,7 +319,7 @@ func (p *Plan) explain(ctx context.Context) error {
 	err := p.request.Repository.ObjectsOf(gctx, *p.request.Record, func(r v1alpha1.Ref) bool { return want[r] != nil }, func(o *object.Object) error {
 		i := want[o.Ref.Key()]
 		group.Go(func() error {
-			live, err := p.request.Target.Get(gctx, i.kind, i.ref.Namespace, i.ref.Name)
+			live, err := p.request.Target.Get(gctx, *i.kind, i.ref.Namespace, i.ref.Name)
 			if apierrors.IsNotFound(err) {
 				i.differs = false
 				i.settle(v1alpha1.OutcomeCreate, "it was deleted a moment ago")
@@ -357,7 +357,7 @@ func listed(fields []string) string {
 // has in the target, whose field owners stay what they are.
 func (p *Plan) addSubjects(ctx context.Context, i *item) error {
 	for range attempts {
-		live, err := p.request.Target.Get(ctx, i.kind, i.ref.Namespace, i.ref.Name)
+		live, err := p.request.Target.Get(ctx, *i.kind, i.ref.Namespace, i.ref.Name)
 		if err != nil {
 			return err
 		}

@@ -99,7 +99,7 @@ func (p *Plan) awaitHealth(ctx context.Context, i *item) {
 // untilHealthy waits for one workload; last is what was seen of it.
 func (p *Plan) untilHealthy(ctx context.Context, i *item) (last string, err error) {
 	last = "nothing was seen of it"
-	err = p.request.Target.WaitFor(ctx, i.kind, i.ref.Namespace, i.ref.Name, func(o *object.Object) (bool, error) {
+	err = p.request.Target.WaitFor(ctx, *i.kind, i.ref.Namespace, i.ref.Name, func(o *object.Object) (bool, error) {
 		if o == nil {
 			return false, errors.New("it was deleted")
 		}

@@ -147,7 +147,7 @@ func (p *Plan) planOverwrite(ctx context.Context, v *volumeItem) error {
 		v.settle(v1alpha1.OutcomeConflict, "not restored: the claim exists, and what is in it is left alone: "+format, args...)
 		return nil
 	}
-	live, err := p.request.Target.Get(ctx, v.owner.kind, v.owner.ref.Namespace, v.owner.ref.Name)
+	live, err := p.request.Target.Get(ctx, *v.owner.kind, v.owner.ref.Namespace, v.owner.ref.Name)
 	if err != nil {
 		return err
 	}
@@ -262,7 +262,7 @@ func (p *Plan) overwrite(ctx context.Context, v *volumeItem) (touched bool, err 
 		return touched, err
 	}
 	mark := map[string]any{"metadata": map[string]any{"labels": map[string]any{labelOverwriting: p.request.Record.ID}}}
-	if _, err := p.change(ctx, v.owner.kind, v.owner.ref, mark); err != nil {
+	if _, err := p.change(ctx, *v.owner.kind, v.owner.ref, mark); err != nil {
 		return touched, fmt.Errorf("mark the claim: %w", err)
 	}
 	if err := p.putData(ctx, v); err != nil {
@@ -270,7 +270,7 @@ func (p *Plan) overwrite(ctx context.Context, v *volumeItem) (touched bool, err 
 	}
 	done, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	if _, err := p.change(done, v.owner.kind, v.owner.ref, without(labelOverwriting)); err != nil {
+	if _, err := p.change(done, *v.owner.kind, v.owner.ref, without(labelOverwriting)); err != nil {
 		return true, fmt.Errorf("its data is in place, but the label %s stays on the claim: %w", labelOverwriting, err)
 	}
 	if v.line.Outcome == v1alpha1.OutcomeRestored {
@@ -398,7 +398,7 @@ func (p *Plan) change(ctx context.Context, k kube.Kind, ref v1alpha1.Ref, change
 	if err != nil {
 		return nil, err
 	}
-	target := &item{kind: k, ref: ref}
+	target := &item{kind: &k, ref: ref}
 	if err := p.putManagers(ctx, target, changed, rewrite.Managers{Entries: owners}); err != nil {
 		return nil, fmt.Errorf("put back the owners of its fields: %w", err)
 	}

@@ -22,25 +22,22 @@ type item struct {
 	ref    v1alpha1.Ref // what it is called in the target
 	uid    string       // where it was saved
 	owners []object.Owner
-	kind   kube.Kind
+	kind   *kube.Kind // one for all of a kind; empty where the target has none
 
 	line v1alpha1.ObjectLine
 	// digest is that of the content to be, without what a server assigns.
 	digest [sha256.Size]byte
-	// shared says what the rules change of a definition, of which there can be
-	// only one, and plain is its digest without the rules.
-	shared string
-	plain  [sha256.Size]byte
+	shared *sharedDefinition
 	// subjects is the list of a role binding whose subjects a rule changed.
 	subjects []any
 	// claimRef is the claim of a PersistentVolume, and volume the volume of a
 	// claim, by the names where they were saved.
-	claimRef v1alpha1.Ref
+	claimRef *v1alpha1.Ref
 	volume   string
 	classes  []rewrite.ClaimSpec
 
 	// convertedTo is set where the version at which it was saved is not served.
-	convertedTo schema.GroupVersionKind
+	convertedTo *schema.GroupVersionKind
 	custom      bool // defined by a CustomResourceDefinition of the backup
 	keepStatus  bool
 	hasStatus   bool
@@ -60,7 +57,7 @@ type item struct {
 	// unfilled says that a claim's data is not in place.
 	unfilled bool
 	// before is what a claim had, for when it is filled.
-	before original
+	before *original
 
 	// action is what is done with it, where something is.
 	action action
@@ -93,7 +90,9 @@ type Plan struct {
 	request Request
 	rules   rewrite.Rules
 	target  v1alpha1.Cluster
-	saved   *v1alpha1.Document // the report of the run that made the backup
+	saved   *v1alpha1.Document // the report of the run that made the backup, see takeLines
+	// leftToOwners are the lines of what the run left to its owners.
+	leftToOwners []v1alpha1.ObjectLine
 
 	items   []*item
 	bySaved map[v1alpha1.Ref]*item // by Ref.Key
@@ -101,6 +100,7 @@ type Plan struct {
 	graph   *graph.Graph
 	waves   [][]v1alpha1.Ref // saved refs
 	defined map[kindKey]kube.Kind
+	kinds   map[kindKey]*kube.Kind // see kindOf
 	volumes []*volumeItem
 	// applications are Argo CD's, the highest first.
 	applications []*application
@@ -125,6 +125,24 @@ type Plan struct {
 
 type kindKey struct{ group, version, kind string }
 
+// sharedDefinition says what the rules change of a definition, of which there
+// can be only one, and has its digest without the rules.
+type sharedDefinition struct {
+	changes string
+	plain   [sha256.Size]byte
+}
+
+var noKind = &kube.Kind{}
+
+// kindOf is one copy of a kind for all items of it: there may be very many.
+func (p *Plan) kindOf(k kube.Kind) *kube.Kind {
+	key := kindKey{k.GVK.Group, k.GVK.Version, k.GVK.Kind}
+	if p.kinds[key] == nil {
+		p.kinds[key] = &k
+	}
+	return p.kinds[key]
+}
+
 // Compute works out what a restore would do to every object and volume. An
 // error means that the restore must not begin.
 func Compute(ctx context.Context, r Request) (*Plan, error) {
@@ -137,7 +155,7 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 	}
 	p := &Plan{
 		request: r, rules: rules, bySaved: map[v1alpha1.Ref]*item{}, byUID: map[string]*item{},
-		defined: map[kindKey]kube.Kind{}, liveNamespaces: map[string]bool{}, droppedStatus: map[string]int{},
+		defined: map[kindKey]kube.Kind{}, kinds: map[kindKey]*kube.Kind{}, liveNamespaces: map[string]bool{}, droppedStatus: map[string]int{},
 		scaled: map[string]*scaled{}, users: map[string]*claimUsers{},
 	}
 	if p.target, err = r.Target.Identity(ctx); err != nil {
@@ -158,6 +176,7 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 	if err := p.read(ctx); err != nil {
 		return nil, err
 	}
+	p.takeLines()
 	if len(p.items) == 0 {
 		return nil, fmt.Errorf("nothing in backup %s matches, so there is nothing to restore", r.Record.ID)
 	}
@@ -282,7 +301,7 @@ func (p *Plan) leaveOldVolumes() {
 			continue
 		}
 		switch {
-		case i.claimRef.Name != "":
+		case i.claimRef != nil && i.claimRef.Name != "":
 			if claim := p.bySaved[i.claimRef.Key()]; claim != nil && claim.newVolume {
 				i.settle(v1alpha1.OutcomeSkipped, "%s gets a new volume here", claim.ref)
 			}

@@ -93,13 +93,13 @@ func (p *Plan) letGo(ctx context.Context, i *item, before original, spec map[str
 	if spec != nil {
 		change["spec"] = spec
 	}
-	if _, err := p.patchAs(letting, i.kind, i.ref, change, kube.WriteOptions{FieldManager: before.managers.Creator}); err != nil {
+	if _, err := p.patchAs(letting, *i.kind, i.ref, change, kube.WriteOptions{FieldManager: before.managers.Creator}); err != nil {
 		return fmt.Errorf("created, but could not be let go (hint: --resume makes it anew): %w", err)
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	i.before, i.filled = before, true
+	i.before, i.filled = &before, true
 	return nil
 }
 
@@ -236,7 +236,7 @@ func (p *Plan) fillDeployment(ctx context.Context, i *item, created *object.Obje
 		return fmt.Errorf("wait for its ReplicaSet: %w", err)
 	}
 	set := owned[0]
-	live, err := p.patchAs(settling, i.kind, i.ref, map[string]any{"spec": map[string]any{"paused": true}}, as)
+	live, err := p.patchAs(settling, *i.kind, i.ref, map[string]any{"spec": map[string]any{"paused": true}}, as)
 	if err != nil {
 		return fmt.Errorf("pause it: %w", err)
 	}
@@ -270,7 +270,7 @@ func (p *Plan) fillDeployment(ctx context.Context, i *item, created *object.Obje
 			i.warn("its ReplicaSet %s keeps a container that waits for data: %s", set.Ref.Name, err)
 		}
 	}()
-	if _, err := p.patchAs(settling, i.kind, i.ref, map[string]any{"spec": map[string]any{"replicas": replicas}}, as); err != nil {
+	if _, err := p.patchAs(settling, *i.kind, i.ref, map[string]any{"spec": map[string]any{"replicas": replicas}}, as); err != nil {
 		return fmt.Errorf("scale it: %w", err)
 	}
 	count, err := replicas.Int64()
@@ -447,7 +447,7 @@ func (p *Plan) observed(ctx context.Context, i *item, live *object.Object) error
 	if err != nil {
 		return err
 	}
-	return p.request.Target.WaitFor(ctx, i.kind, i.ref.Namespace, i.ref.Name, func(o *object.Object) (bool, error) {
+	return p.request.Target.WaitFor(ctx, *i.kind, i.ref.Namespace, i.ref.Name, func(o *object.Object) (bool, error) {
 		if o == nil {
 			return false, errors.New("it was deleted")
 		}

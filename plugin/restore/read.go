@@ -54,7 +54,7 @@ func (p *Plan) read(ctx context.Context) error {
 		if !wanted && !(o.Ref.Group == "" && o.Ref.Kind == "Namespace") {
 			return nil
 		}
-		i := &item{saved: o.Ref, uid: o.UID, owners: o.Owners, spare: !wanted}
+		i := &item{kind: noKind, saved: o.Ref, uid: o.UID, owners: o.Owners, spare: !wanted}
 		if err := p.inspect(ctx, i, o, filled[o.Ref.Key()], volumesOf, used); err != nil {
 			return err
 		}
@@ -210,13 +210,13 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 		}
 	}
 	if defines(o.Ref) && len(changes) > 0 {
-		i.shared = changed(changes)
 		plain, _, err := p.draft(ctx, i, o)
 		if err != nil {
 			return err
 		}
 		rewrite.Clean(plain, p.cleanOptions(i, true))
-		if i.plain, err = digest(plain); err != nil {
+		i.shared = &sharedDefinition{changes: changed(changes)}
+		if i.shared.plain, err = digest(plain); err != nil {
 			return err
 		}
 	}
@@ -227,7 +227,7 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 		i.newVolume = filled || i.volume == "" || !volumes[i.volume]
 	case o.Ref.Group == "" && o.Ref.Kind == "PersistentVolume":
 		ref := section(sectionOf(o, "spec"), "claimRef") // by the names where it was saved
-		i.claimRef = v1alpha1.Ref{Kind: "PersistentVolumeClaim"}
+		i.claimRef = &v1alpha1.Ref{Kind: "PersistentVolumeClaim"}
 		i.claimRef.Name, _ = ref["name"].(string)
 		i.claimRef.Namespace, _ = ref["namespace"].(string)
 	case o.Ref.Group == "rbac.authorization.k8s.io":
@@ -248,7 +248,7 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 		return err
 	}
 	i.settle(v1alpha1.OutcomeCreate, "%s", summary(changes))
-	if !i.convertedTo.Empty() {
+	if i.convertedTo != nil {
 		from := schema.GroupVersion{Group: i.saved.Group, Version: i.saved.Version}
 		i.settle(v1alpha1.OutcomeCreate, "converted from %s to %s; %s", from, i.convertedTo.GroupVersion(), i.line.Reason)
 	}

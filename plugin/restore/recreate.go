@@ -54,7 +54,7 @@ func (p *Plan) planRecreate(ctx context.Context, i *item, o *object.Object) erro
 			return keep("it is%s", strings.NewReplacer("(", "", ")", "").Replace(user))
 		}
 	case resource == resourceVolumes:
-		live, err := p.request.Target.Get(ctx, i.kind, "", i.ref.Name)
+		live, err := p.request.Target.Get(ctx, *i.kind, "", i.ref.Name)
 		if err != nil {
 			return err
 		}
@@ -71,7 +71,7 @@ func (p *Plan) planRecreate(ctx context.Context, i *item, o *object.Object) erro
 		return err
 	}
 	// That its name is taken is said last, after everything else was found good.
-	_, err = p.request.Target.Create(ctx, i.kind, i.ref.Namespace, raw, kube.WriteOptions{DryRun: true})
+	_, err = p.request.Target.Create(ctx, *i.kind, i.ref.Namespace, raw, kube.WriteOptions{DryRun: true})
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -101,7 +101,7 @@ func (p *Plan) wouldEqual(ctx context.Context, i *item, d *rewrite.Draft) (bool,
 	if err != nil {
 		return false, err
 	}
-	made, err := p.request.Target.Create(ctx, i.kind, i.ref.Namespace, raw, kube.WriteOptions{DryRun: true})
+	made, err := p.request.Target.Create(ctx, *i.kind, i.ref.Namespace, raw, kube.WriteOptions{DryRun: true})
 	if err != nil {
 		// Not every object may have another name; then nothing is known.
 		return false, ctx.Err()
@@ -117,7 +117,7 @@ func (p *Plan) wouldEqual(ctx context.Context, i *item, d *rewrite.Draft) (bool,
 	if made, err = object.Parse(raw); err != nil {
 		return false, err
 	}
-	live, err := p.request.Target.Get(ctx, i.kind, i.ref.Namespace, i.ref.Name)
+	live, err := p.request.Target.Get(ctx, *i.kind, i.ref.Namespace, i.ref.Name)
 	if err != nil {
 		return false, err
 	}
@@ -265,13 +265,13 @@ func (p *Plan) remove(ctx context.Context, i *item) error {
 	if i.holdsClaim() {
 		propagation = "Background"
 	}
-	err := p.request.Target.Delete(ctx, i.kind, i.ref.Namespace, i.ref.Name, kube.DeleteOptions{UID: i.liveUID, Propagation: propagation})
+	err := p.request.Target.Delete(ctx, *i.kind, i.ref.Namespace, i.ref.Name, kube.DeleteOptions{UID: i.liveUID, Propagation: propagation})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete it, to create it again: %w", err)
 	}
 	waiting, cancel := context.WithTimeoutCause(ctx, removal, errors.New("it was deleted to be created again, and is not gone"))
 	defer cancel()
-	err = p.request.Target.WaitFor(waiting, i.kind, i.ref.Namespace, i.ref.Name, func(o *object.Object) (bool, error) {
+	err = p.request.Target.WaitFor(waiting, *i.kind, i.ref.Namespace, i.ref.Name, func(o *object.Object) (bool, error) {
 		return o == nil || o.UID != i.liveUID, nil
 	})
 	if err != nil {

@@ -18,24 +18,15 @@ func (p *Plan) Document() *v1alpha1.Document {
 		Groups: []v1alpha1.GroupLine{}, Objects: make([]v1alpha1.ObjectLine, 0, len(p.items)), Volumes: []v1alpha1.VolumeLine{},
 		Warnings: slices.Clone(p.warnings), Mentions: slices.Clone(p.mentions),
 	}
-	groupOf := make(map[v1alpha1.Ref]string, len(p.saved.Objects))
-	for _, line := range p.saved.Objects {
-		groupOf[line.Ref.Key()] = line.Group
-	}
 	objects, volumes := map[string]int{}, map[string]int{}
 	for _, i := range p.items {
-		line := i.line
-		line.Group = groupOf[i.saved.Key()]
-		objects[line.Group]++
-		d.Objects = append(d.Objects, line)
+		objects[i.line.Group]++
+		d.Objects = append(d.Objects, i.line)
 	}
 	// What the run left to its owners is not in the backup and comes back by
 	// itself all the same.
 	if p.request.Filter == nil {
-		for _, line := range p.saved.Objects {
-			if line.Outcome != v1alpha1.OutcomeLeftToOwner || p.bySaved[line.Ref.Key()] != nil {
-				continue
-			}
+		for _, line := range p.leftToOwners {
 			line.Ref.Namespace = p.rules.Namespace(line.Ref.Namespace)
 			objects[line.Group]++
 			d.Objects = append(d.Objects, line)
@@ -68,6 +59,29 @@ func (p *Plan) Document() *v1alpha1.Document {
 	slices.Sort(d.Mentions)
 	judge(d)
 	return d
+}
+
+// takeLines takes out of the run's report what its lines and waves say about
+// the objects, and lets go of them: they take as much memory as the items.
+func (p *Plan) takeLines() {
+	byKey := func(l v1alpha1.ObjectLine, key v1alpha1.Ref) int { return l.Ref.Key().Compare(key) }
+	lines := p.saved.Objects
+	slices.SortFunc(lines, func(a, b v1alpha1.ObjectLine) int { return a.Ref.Compare(b.Ref) })
+	names := map[string]string{}
+	for i := range p.saved.Groups {
+		names[p.saved.Groups[i].Name], p.saved.Groups[i].Waves = p.saved.Groups[i].Name, nil
+	}
+	for _, i := range p.items {
+		if n, ok := slices.BinarySearchFunc(lines, i.saved.Key(), byKey); ok {
+			i.line.Group = names[lines[n].Group]
+		}
+	}
+	for _, line := range lines {
+		if line.Outcome == v1alpha1.OutcomeLeftToOwner && p.bySaved[line.Ref.Key()] == nil {
+			p.leftToOwners = append(p.leftToOwners, line)
+		}
+	}
+	p.saved.Objects = nil
 }
 
 func (p *Plan) mapRefs(refs []v1alpha1.Ref) []v1alpha1.Ref {

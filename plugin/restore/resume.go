@@ -125,15 +125,19 @@ func (p *Plan) finishFilled(ctx context.Context) error {
 			continue
 		}
 		group.Go(func() error {
-			live, err := p.patchAs(gctx, i.kind, i.ref, without(labelFilled, labelFilling), kube.WriteOptions{})
+			live, err := p.patchAs(gctx, *i.kind, i.ref, without(labelFilled, labelFilling), kube.WriteOptions{})
 			switch {
 			case ctx.Err() != nil:
 				return context.Cause(ctx)
 			case err != nil:
 				i.settle(v1alpha1.OutcomeIncomplete, "its data is in place, but the label %s stays on it (hint: --resume takes it off): %s", labelFilled, err)
 			default:
-				i.before.managers.Creator = "" // the labels left other owners behind
-				p.finishObject(gctx, i, live, i.before)
+				var before original
+				if i.before != nil {
+					before = *i.before
+				}
+				before.managers.Creator = "" // the labels left other owners behind
+				p.finishObject(gctx, i, live, before)
 			}
 			return nil
 		})
@@ -205,7 +209,7 @@ func ownsFields(d *rewrite.Draft) bool {
 
 // restoreFinished does what lacks of an object that is there.
 func (p *Plan) restoreFinished(ctx context.Context, i *item, before original) error {
-	live, err := p.request.Target.Get(ctx, i.kind, i.ref.Namespace, i.ref.Name)
+	live, err := p.request.Target.Get(ctx, *i.kind, i.ref.Namespace, i.ref.Name)
 	if err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ func (p *Plan) learn(ctx context.Context) error {
 // draft is a saved object at the version that the target serves.
 func (p *Plan) draft(ctx context.Context, i *item, o *object.Object) (*rewrite.Draft, []string, error) {
 	d, err := rewrite.Decode(o)
-	if err != nil || i.convertedTo.Empty() {
+	if err != nil || i.convertedTo == nil {
 		return d, nil, err
 	}
 	notes, err := convert.Object(d.Content, p.served(ctx))
@@ -113,12 +113,12 @@ func (p *Plan) findKind(ctx context.Context, i *item, ref v1alpha1.Ref) (reason 
 			}
 			k, custom = d, true
 		}
-		i.convertedTo = to
+		i.convertedTo = &to
 	}
 	if !k.Can("create") {
 		return fmt.Sprintf("the target does not let anybody create %s", k), nil
 	}
-	i.kind, i.custom = k, custom
+	i.kind, i.custom = p.kindOf(k), custom
 	i.keepStatus = !k.Has("status")
 	return "", nil
 }

@@ -46,7 +46,7 @@ func (p *Plan) restoreStatefulSet(ctx context.Context, i *item, d *rewrite.Draft
 	restoring, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTime)
 	defer cancel()
 	as := kube.WriteOptions{FieldManager: before.managers.Creator}
-	_, err = p.patchAs(restoring, i.kind, i.ref, map[string]any{"spec": map[string]any{"replicas": replicas}}, as)
+	_, err = p.patchAs(restoring, *i.kind, i.ref, map[string]any{"spec": map[string]any{"replicas": replicas}}, as)
 	if err != nil {
 		return fmt.Errorf("created, but could not be set to %s replicas again: %w", replicas, err)
 	}
@@ -75,7 +75,7 @@ func (p *Plan) fillSetPods(ctx context.Context, i *item, d *rewrite.Draft, held 
 	settling, cancel := context.WithTimeoutCause(ctx, settleTime, errors.New("its controller did not act in time"))
 	defer cancel()
 	revision := ""
-	err := p.request.Target.WaitFor(settling, i.kind, i.ref.Namespace, i.ref.Name, func(o *object.Object) (bool, error) {
+	err := p.request.Target.WaitFor(settling, *i.kind, i.ref.Namespace, i.ref.Name, func(o *object.Object) (bool, error) {
 		if o == nil {
 			return false, errors.New("it was deleted")
 		}

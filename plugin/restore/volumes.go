@@ -199,7 +199,7 @@ func (p *Plan) toFill(i *item) bool {
 // createUnfilled makes a claim, marked, or takes up the one that an ended
 // restore had made.
 func (p *Plan) createUnfilled(ctx context.Context, i *item, d *rewrite.Draft, before original) error {
-	i.before = before
+	i.before = &before
 	if i.action == actFill {
 		i.made = true
 		// What filled it before may just be ending.
@@ -214,7 +214,7 @@ func (p *Plan) createUnfilled(ctx context.Context, i *item, d *rewrite.Draft, be
 func (p *Plan) filled(ctx context.Context, i *item) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	if _, err := p.patchAs(ctx, i.kind, i.ref, p.nowFilled(labelFilling), kube.WriteOptions{}); err != nil {
+	if _, err := p.patchAs(ctx, *i.kind, i.ref, p.nowFilled(labelFilling), kube.WriteOptions{}); err != nil {
 		return fmt.Errorf("note on the claim that its data is in place: %w", err)
 	}
 	i.filled = true
@@ -295,7 +295,7 @@ func (p *Plan) withdraw(ctx context.Context, v *volumeItem, cause error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	err := p.request.Target.Delete(ctx, v.owner.kind, v.owner.ref.Namespace, v.owner.ref.Name, kube.DeleteOptions{UID: v.owner.liveUID})
+	err := p.request.Target.Delete(ctx, *v.owner.kind, v.owner.ref.Namespace, v.owner.ref.Name, kube.DeleteOptions{UID: v.owner.liveUID})
 	if err != nil {
 		v.owner.settle(v1alpha1.OutcomeFailed, "created, but not filled; it could not be taken back (delete it before another try): %s", err)
 		return

@@ -45,7 +45,7 @@ func (p *Plan) create(ctx context.Context, i *item, d *rewrite.Draft, m rewrite.
 				warnings = append(warnings, w)
 			}
 		}
-		created, err := p.request.Target.Create(ctx, i.kind, i.ref.Namespace, raw, o)
+		created, err := p.request.Target.Create(ctx, *i.kind, i.ref.Namespace, raw, o)
 		if err == nil {
 			i.liveUID, i.made = created.UID, true
 			for _, w := range warnings {
@@ -73,7 +73,7 @@ func (p *Plan) create(ctx context.Context, i *item, d *rewrite.Draft, m rewrite.
 // by an earlier try of ours whose answer was lost, by a controller that fills
 // new namespaces, or by somebody else.
 func (p *Plan) alreadyThere(ctx context.Context, i *item, raw []byte, o kube.WriteOptions, uncertain bool) (*object.Object, error) {
-	live, err := p.request.Target.Get(ctx, i.kind, i.ref.Namespace, i.ref.Name)
+	live, err := p.request.Target.Get(ctx, *i.kind, i.ref.Namespace, i.ref.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func (p *Plan) replace(ctx context.Context, i *item, content map[string]any, liv
 	if err != nil {
 		return nil, err
 	}
-	return p.request.Target.Replace(ctx, i.kind, i.ref.Namespace, i.ref.Name, raw, o)
+	return p.request.Target.Replace(ctx, *i.kind, i.ref.Namespace, i.ref.Name, raw, o)
 }
 
 // madeForNamespace says whether the object is one that a controller puts into
@@ -175,7 +175,7 @@ func (p *Plan) putManagers(ctx context.Context, i *item, live *object.Object, m 
 		if err := wait(ctx, n); err != nil {
 			return err
 		}
-		if live, err = p.request.Target.Get(ctx, i.kind, i.ref.Namespace, i.ref.Name); err != nil {
+		if live, err = p.request.Target.Get(ctx, *i.kind, i.ref.Namespace, i.ref.Name); err != nil {
 			return err
 		}
 		if entries, err = withOthers(m.Entries, live); err != nil {
@@ -213,7 +213,7 @@ func managerKeyOf(e any) managerKey {
 }
 
 func (p *Plan) patch(ctx context.Context, i *item, patch []byte) (*object.Object, error) {
-	return p.request.Target.Patch(ctx, i.kind, i.ref.Namespace, i.ref.Name, types.MergePatchType, patch, kube.WriteOptions{})
+	return p.request.Target.Patch(ctx, *i.kind, i.ref.Namespace, i.ref.Name, types.MergePatchType, patch, kube.WriteOptions{})
 }
 
 // putStatus writes the status that an object had through its subresource.
@@ -223,7 +223,7 @@ func (p *Plan) putStatus(ctx context.Context, i *item, before original) (*object
 		return nil, fmt.Errorf("encode status: %w", err)
 	}
 	for n := 1; ; n++ {
-		live, err := p.request.Target.PatchSubresource(ctx, i.kind, i.ref.Namespace, i.ref.Name, "status", types.MergePatchType, patch, kube.WriteOptions{FieldManager: before.statusManager})
+		live, err := p.request.Target.PatchSubresource(ctx, *i.kind, i.ref.Namespace, i.ref.Name, "status", types.MergePatchType, patch, kube.WriteOptions{FieldManager: before.statusManager})
 		if err == nil || n == attempts || !transient(err) {
 			return live, err
 		}

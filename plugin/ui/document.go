@@ -1,7 +1,9 @@
 package ui
 
 import (
-	"encoding/json"
+	v1 "encoding/json"
+	"encoding/json/jsontext"
+	"encoding/json/v2"
 	"fmt"
 	"io"
 
@@ -36,10 +38,13 @@ func Value(w io.Writer, v any, format string) error {
 		_, err = w.Write(raw)
 		return err
 	}
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
+	// Written as it is made: a document may have a line for each of very many
+	// objects.
+	if err := json.MarshalWrite(w, v, v1.DefaultOptionsV1(), jsontext.EscapeForHTML(false), jsontext.WithIndent("  ")); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "\n")
+	return err
 }
 
 // whole has lists, if empty ones, wherever a reader of the document expects
