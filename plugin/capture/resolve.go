@@ -3,6 +3,7 @@ package capture
 import (
 	"context"
 	"fmt"
+	"path"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -166,11 +167,11 @@ func inContainer(pod *corev1.Pod, name string) bool {
 }
 
 // shows finds a running container that shows the whole of a volume.
-func shows(pod *corev1.Pod, volume string) (container, path string) {
+func shows(pod *corev1.Pod, volume string) (container, at string) {
 	for _, c := range pod.Spec.Containers {
 		for _, m := range c.VolumeMounts {
 			if m.Name == volume && m.SubPath == "" && m.SubPathExpr == "" && inContainer(pod, c.Name) {
-				return c.Name, m.MountPath
+				return c.Name, path.Join("/", m.MountPath) // as the kubelet takes it
 			}
 		}
 	}

@@ -28,6 +28,7 @@ esac
 cd "$0" || exit 9
 here=$(pwd -P)
 while read -r _ at _; do
+	case $at in *\\*) at=$(printf %b "$at") ;; esac # a space is \040 there
 	case $at in "${here%/}"/?*) exit 10 ;; esac
 done </proc/self/mounts
 exec 3<&0

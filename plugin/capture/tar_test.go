@@ -6,11 +6,13 @@ import (
 	"errors"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/volume"
+	"github.com/kubectl-backup/kubectl-backup/plugin/volume/volumetest"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
@@ -130,8 +132,17 @@ func TestScript(t *testing.T) {
 	if _, _, code := run("/no/such/folder", "GNU"); code != exitNoFolder {
 		t.Errorf("no folder: code %d", code)
 	}
-	if out, _, code := run("/", "any"); code != exitNested || out != "" {
-		t.Errorf("mounts inside: code %d, %d bytes", code, len(out))
+	outer, odd := t.TempDir(), filepath.Join(t.TempDir(), "a folder\twith\\odd\nname")
+	volumetest.Mount(t, "tmpfs", filepath.Join(outer, "in side"), "")
+	volumetest.Mount(t, "tmpfs", filepath.Join(odd, "inside"), "")
+	volumetest.Mount(t, "tmpfs", filepath.Join(odd+"but not this", "outside"), "")
+	for _, root := range []string{"/", outer, odd} {
+		if out, _, code := run(root, "any"); code != exitNested || out != "" {
+			t.Errorf("mounts inside %q: code %d, %d bytes", root, code, len(out))
+		}
+	}
+	if _, _, code := run(odd+"/inside", "any"); code != 0 {
+		t.Errorf("a mount itself: code %d", code)
 	}
 }
 

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"path"
 	"slices"
 	"strings"
 
@@ -85,7 +86,9 @@ func readPod(o *object.Object) (*pod, error) {
 				volume.claim = o.Ref.Name + "-" + volume.name
 			}
 		}
-		if !strings.HasPrefix(volume.name, "kube-api-access-") {
+		// What each pod gets to talk to the API server, unless it is somebody's
+		// who likes the name.
+		if volume.kind != "projected" || !strings.HasPrefix(volume.name, "kube-api-access-") {
 			p.volumes = append(p.volumes, volume)
 		}
 	}
@@ -120,7 +123,8 @@ func readContainer(c map[string]any, started map[string]bool) podContainer {
 	for _, m := range mapsAt(c, "volumeMounts") {
 		mount := podMount{}
 		mount.volume, _ = m["name"].(string)
-		mount.path, _ = m["mountPath"].(string)
+		at, _ := m["mountPath"].(string)
+		mount.path = path.Join("/", at) // as the kubelet takes it
 		sub, _ := m["subPath"].(string)
 		expr, _ := m["subPathExpr"].(string)
 		mount.partial = sub != "" || expr != ""

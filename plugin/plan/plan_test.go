@@ -251,6 +251,7 @@ spec:
     - {name: shared, mountPath: /shared}
     - {name: node, mountPath: /node}
     - {name: own, mountPath: /own}
+    - {name: kube-api-access-mine, mountPath: from/the/root/}
     volumeDevices: [{name: device, devicePath: /dev/x}]
   volumes:
   - {name: claim, persistentVolumeClaim: {claimName: coral}}
@@ -270,6 +271,7 @@ spec:
   - {name: several, projected: {sources: []}}
   - {name: picture, image: {reference: r}}
   - {name: kube-api-access-x, projected: {sources: []}}
+  - {name: kube-api-access-mine, emptyDir: {}}
 status:
   phase: Running
   containerStatuses: [{name: main, state: {running: {startedAt: "2030-01-01T00:00:00Z"}}}]
