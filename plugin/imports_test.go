@@ -31,7 +31,7 @@ var importTable = map[string][]string{
 	"plugin/freeze":                    {"plugin/kube", "spec/recipes", "spec/v1alpha1"},
 	"plugin/graph":                     {"plugin/object", "spec/v1alpha1"},
 	"plugin/kube":                      {"plugin/object", "spec/v1alpha1"},
-	"plugin/mover":                     {"plugin/kube", "plugin/object", "spec/v1alpha1"},
+	"plugin/mover":                     {"plugin/kube", "plugin/object", "plugin/snapshot", "spec/v1alpha1"},
 	"plugin/object":                    {"spec/v1alpha1"},
 	"plugin/plan":                      {"plugin/graph", "plugin/kube", "plugin/object", "plugin/selector", "plugin/snapshot", "spec/recipes", "spec/v1alpha1"},
 	"plugin/remote":                    {"spec/v1alpha1"},

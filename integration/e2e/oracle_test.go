@@ -23,7 +23,7 @@ const (
 )
 
 // rounds is how often something is done: the second number where the
-// environment asks for it, which make soak does.
+// environment asks for it with E2E_SOAK=1.
 func rounds(few, many int) int {
 	if os.Getenv("E2E_SOAK") != "" {
 		return many

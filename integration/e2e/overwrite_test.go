@@ -49,6 +49,15 @@ spec:
   containers:
   - {name: c, image: "localhost/busybox:dev", imagePullPolicy: IfNotPresent, command: [sh, -c, "sleep 36000"], volumeMounts: [{name: v, mountPath: /v}]}
   volumes: [{name: v, persistentVolumeClaim: {claimName: lent}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: printer, namespace: $NS}
+spec:
+  restartPolicy: Never
+  containers:
+  - {name: c, image: "localhost/busybox:dev", imagePullPolicy: IfNotPresent, command: ["true"], volumeMounts: [{name: v, mountPath: /v}]}
+  volumes: [{name: v, persistentVolumeClaim: {claimName: books}}]
 `
 
 // What is in a claim that exists is replaced only where somebody said so, while
@@ -93,6 +102,9 @@ spec: {storageClassName: premium, volumeMode: Filesystem, accessModes: [ReadWrit
 		return field(dst.must("v1", "Pod", ns, "borrower"), "status", "phase") == "Running", "the borrower does not run"
 	})
 	dst.shell(ns, "borrower", "echo -n lent > /v/2029.txt")
+	dst.eventually(func() (bool, string) {
+		return field(dst.must("v1", "Pod", ns, "printer"), "status", "phase") == "Succeeded", "the printer has not ended"
+	}) // it names the claim, and uses it no more
 	owners := ownersOf(t, dst.must("apps/v1", "Deployment", ns, "reader"))
 
 	r := b.request(dst)

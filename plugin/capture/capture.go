@@ -62,8 +62,9 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 			_ = session.Abort(context.WithoutCancel(ctx))
 		}
 	}()
-	if err := mover.Sweep(ctx, r.Plan.Cluster, r.Plan.Policy.Namespace); err != nil {
-		return nil, fmt.Errorf("remove what an earlier run left: %w", err)
+	swept := mover.Sweep(ctx, r.Plan.Cluster, r.Plan.Policy.Namespace)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
 	request := r.Plan
 	request.Keep = func(ctx context.Context, o *object.Object) error { return store(ctx, session, o) }
@@ -74,6 +75,9 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 	p.Graph = nil // large, and not needed any more
 	d := p.Document
 	d.Kind, d.Started = "RunReport", started.UTC().Format(time.RFC3339Nano)
+	if swept != nil {
+		d.Warnings = append(d.Warnings, "what an earlier run left behind could not be removed: "+oneLine(swept))
+	}
 	if r.Planned != nil {
 		r.Planned(&p.Document)
 	}

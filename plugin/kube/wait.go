@@ -72,7 +72,7 @@ func (w *waiter) ended(ctx context.Context, err error) error {
 	last := "never seen"
 	switch {
 	case w.seen != nil:
-		last = "last seen: " + summary(w.seen)
+		last = "last seen: " + Summary(w.seen)
 	case w.asked:
 		last = "last seen: it does not exist"
 	}
@@ -186,8 +186,8 @@ func conditionOf(raw []byte, name string) (condition, bool) {
 	return condition{}, false
 }
 
-// summary is the state of an object in a few words.
-func summary(o *object.Object) string {
+// Summary is the state of an object in a few words.
+func Summary(o *object.Object) string {
 	var words []string
 	phase, all := conditionsOf(o.Raw)
 	if phase != "" {
@@ -204,9 +204,18 @@ func summary(o *object.Object) string {
 		words = append(words, "being deleted")
 		var m struct {
 			Metadata struct{ Finalizers []string }
+			Status   struct {
+				Error struct{ Message string }
+			}
 		}
-		if json.Unmarshal(o.Raw, &m) == nil && len(m.Metadata.Finalizers) > 0 {
-			words = append(words, "held by finalizers "+strings.Join(m.Metadata.Finalizers, " "))
+		if json.Unmarshal(o.Raw, &m) == nil {
+			if len(m.Metadata.Finalizers) > 0 {
+				words = append(words, "held by finalizers "+strings.Join(m.Metadata.Finalizers, " "))
+			}
+			// Snapshots say so; other kinds have no such field, or another one.
+			if said := strings.Join(strings.Fields(m.Status.Error.Message), " "); said != "" {
+				words = append(words, "its error: "+said)
+			}
 		}
 	}
 	if len(words) == 0 {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+	"github.com/kubectl-backup/kubectl-backup/plugin/snapshot"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
@@ -27,6 +27,9 @@ const (
 	// longest is that age for what a run of another host may still be using,
 	// an hour more than a volume takes at most.
 	longest = 25 * time.Hour
+	// podEnd bounds the wait for a pod to go, which takes nothing but a
+	// finalizer of somebody else's.
+	podEnd = 30 * time.Second
 )
 
 // temporaryKind is one kind of what runs make, and where it is served.
@@ -63,17 +66,27 @@ type Left struct {
 	// Label is set where the object is an application's own, and only this
 	// label on it is left.
 	Label string
+	// Held is set where it is being deleted already: what is known of why it
+	// is still there. Asking again would change nothing.
+	Held string
+	// Host is set where it may still be in use there.
+	Host string
 
 	kind temporaryKind
 	live kube.Kind
 	// content is the bound content of a snapshot of ours, volume the volume of a
 	// claim of ours.
 	content, volume string
+	// remnant is set where it has no mark of ours.
+	remnant *snapshot.Remnant
 }
 
 func (l Left) String() string {
-	if l.Label != "" {
+	switch {
+	case l.Label != "":
 		return "label " + l.Label + " of " + l.Ref.String()
+	case l.Held != "":
+		return l.Ref.String() + " (" + l.Held + ")"
 	}
 	return l.Ref.String()
 }
@@ -88,41 +101,67 @@ type Search struct {
 	Foreign time.Duration
 }
 
-// LeftBehind lists what runs made for themselves and did not remove, in the
-// order in which it has to be removed. Kinds that are not served are passed
-// over; those that may not be listed are in the second list.
-func LeftBehind(ctx context.Context, c *kube.Cluster, s Search) ([]Left, []error, error) {
-	found := make([][]Left, len(temporaryKinds))
-	var mu sync.Mutex
-	var unread []error
+// Found is what a search found of what runs make for themselves.
+type Found struct {
+	// Left is what they did not remove, and what others made for that, in the
+	// order in which it has to be removed.
+	Left []Left
+	// Kept is what runs of other hosts made that may be going on.
+	Kept []Left
+	// Unread says which kinds may not be listed. Those that are not served are
+	// passed over.
+	Unread []error
+}
+
+// LeftBehind looks for what runs left behind.
+func LeftBehind(ctx context.Context, c *kube.Cluster, s Search) (Found, error) {
+	parts := make([]Found, len(temporaryKinds))
+	var remnants []snapshot.Remnant
+	var all Found
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(4)
 	for n, t := range temporaryKinds {
-		group.Go(func() error {
-			left, err := t.find(ctx, c, s)
+		group.Go(func() (err error) {
+			parts[n], err = t.find(ctx, c, s)
 			if _, _, denied := kube.Denied(err); denied {
-				mu.Lock()
-				defer mu.Unlock()
-				unread = append(unread, err)
-				return nil
+				parts[n], err = Found{Unread: []error{err}}, nil
 			}
-			found[n] = left
 			return err
 		})
 	}
+	group.Go(func() (err error) {
+		remnants, all.Unread, err = snapshot.Remnants(ctx, c, s.Namespace)
+		return err
+	})
 	if err := group.Wait(); err != nil {
-		return nil, nil, err
+		return Found{}, err
 	}
-	return slices.Concat(found...), unread, nil
+	for _, p := range parts {
+		all.Left, all.Kept, all.Unread = append(all.Left, p.Left...), append(all.Kept, p.Kept...), append(all.Unread, p.Unread...)
+	}
+	for _, r := range remnants {
+		// It has our mark where it was asked to go before.
+		all.Left = slices.DeleteFunc(all.Left, func(l Left) bool { return l.UID == r.UID })
+		all.Kept = slices.DeleteFunc(all.Kept, func(l Left) bool { return l.UID == r.UID })
+		l := Left{Ref: r.Ref, UID: r.UID, remnant: &r}
+		if r.Held() {
+			l.Held = kube.Summary(r.Object)
+		}
+		all.Left = append(all.Left, l)
+	}
+	// Kinds that two looks concern are told once.
+	slices.SortFunc(all.Unread, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	all.Unread = slices.CompactFunc(all.Unread, func(a, b error) bool { return a.Error() == b.Error() })
+	return all, nil
 }
 
-func (t temporaryKind) find(ctx context.Context, c *kube.Cluster, s Search) ([]Left, error) {
+func (t temporaryKind) find(ctx context.Context, c *kube.Cluster, s Search) (out Found, err error) {
 	k, err := c.FindKind(ctx, t.group, "", t.kind)
 	if errors.As(err, new(*kube.NotServedError)) {
-		return nil, nil
+		return out, nil
 	}
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	o := kube.ListOptions{Namespace: s.Namespace, LabelSelector: kube.LabelTemporary + "=true"}
 	if t.label != "" {
@@ -131,16 +170,23 @@ func (t temporaryKind) find(ctx context.Context, c *kube.Cluster, s Search) ([]L
 	if t.clustered && s.Namespace != "" {
 		// Who may see one namespace only could not make them either; the
 		// contents of its snapshots go with these.
-		return nil, nil
+		return out, nil
 	}
-	var out []Left
 	_, err = c.List(ctx, k, o, func(ob *object.Object) error {
 		var x thing
 		if err := json.Unmarshal(ob.Raw, &x); err != nil {
 			return fmt.Errorf("read %s: %w", ob.Ref, err)
 		}
-		if t.leftBehind(&x, s, time.Now()) {
-			out = append(out, Left{Ref: ob.Ref, UID: ob.UID, Label: t.label, kind: t, live: k, content: x.Status.Content + x.Status.GroupContent, volume: x.Spec.Volume})
+		l := Left{Ref: ob.Ref, UID: ob.UID, Label: t.label, kind: t, live: k, content: x.Status.Content + x.Status.GroupContent, volume: x.Spec.Volume}
+		if ob.Deleting && !t.labelOnly {
+			l.Held = kube.Summary(ob)
+		}
+		switch owner, _ := t.made(&x); {
+		case t.leftBehind(&x, s, time.Now()):
+			out.Left = append(out.Left, l)
+		case lifeOf(owner) == unknown && metav1.GetControllerOf(&x.Metadata) == nil:
+			l.Host, _, _ = strings.Cut(owner, "/")
+			out.Kept = append(out.Kept, l)
 		}
 		return nil
 	})
@@ -171,24 +217,25 @@ func (x *thing) ended() bool {
 	return x.Status.Phase == "Succeeded" || x.Status.Phase == "Failed"
 }
 
+// made says what process made something, and when.
+func (t temporaryKind) made(x *thing) (owner string, at time.Time) {
+	m := &x.Metadata
+	if !t.labelOnly {
+		return m.Annotations[AnnotationOwner], m.CreationTimestamp.Time
+	}
+	// The object is older than the label.
+	owner, when, _ := strings.Cut(m.Annotations[t.owner], " ")
+	at, _ = time.Parse(time.RFC3339, when)
+	return owner, at
+}
+
 // leftBehind says whether the process that made something is gone.
 func (t temporaryKind) leftBehind(x *thing, s Search, now time.Time) bool {
 	m := &x.Metadata
-	if !t.labelOnly && m.DeletionTimestamp != nil && len(m.Finalizers) > 0 && t.kind != "Pod" {
-		return false // it is on its way; asking again changes nothing
-	}
-	if t.kind == "Namespace" && m.DeletionTimestamp != nil {
-		return false
-	}
 	if metav1.GetControllerOf(m) != nil && !t.labelOnly {
 		return false // it goes with its controller
 	}
-	owner, made := m.Annotations[AnnotationOwner], m.CreationTimestamp.Time
-	if t.labelOnly { // the object is older than the label
-		var when string
-		owner, when, _ = strings.Cut(m.Annotations[t.owner], " ")
-		made, _ = time.Parse(time.RFC3339, when)
-	}
+	owner, made := t.made(x)
 	if t.kind == "Pod" && x.ended() {
 		return true // a helper pod that ended is of no use to anybody
 	}
@@ -211,7 +258,8 @@ func (t temporaryKind) leftBehind(x *thing, s Search, now time.Time) bool {
 	return age > longest
 }
 
-// Remove removes what was found, in its order, and goes on after an error.
+// Remove removes what was found, in its order, and goes on after an error. It
+// does not wait: see RemoveAll.
 func Remove(ctx context.Context, c *kube.Cluster, left []Left) error {
 	var errs []error
 	for _, l := range left {
@@ -224,6 +272,14 @@ func Remove(ctx context.Context, c *kube.Cluster, left []Left) error {
 
 func (l Left) remove(ctx context.Context, c *kube.Cluster) error {
 	switch {
+	case l.Ref.Kind == "Pod": // also one whose node never said that it ended
+		ctx, cancel := context.WithTimeoutCause(ctx, podEnd, fmt.Errorf("still there after %s", podEnd))
+		defer cancel()
+		return c.DeletePod(ctx, l.Ref.Namespace, l.Ref.Name, l.UID)
+	case l.Held != "":
+		return nil
+	case l.remnant != nil:
+		return l.remnant.Remove(ctx, c, Mark)
 	case l.Label != "":
 		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
 			"uid": l.UID, "labels": map[string]any{l.Label: nil}, "annotations": map[string]any{l.kind.owner: nil},
@@ -236,8 +292,6 @@ func (l Left) remove(ctx context.Context, c *kube.Cluster) error {
 	case l.Ref.Kind == "Namespace":
 		_, err := RemoveNamespace(ctx, c, l.Ref.Name, l.UID)
 		return err
-	case l.Ref.Kind == "Pod":
-		return c.DeletePod(ctx, l.Ref.Namespace, l.Ref.Name, l.UID)
 	}
 	if l.content != "" {
 		if err := l.letGo(ctx, c); err != nil {
@@ -254,6 +308,41 @@ func (l Left) remove(ctx context.Context, c *kube.Cluster) error {
 		return nil // another one by the same name
 	}
 	return err
+}
+
+// between two looks at what is left; it is also what a controller needs at most
+// to make what it was about to make.
+const between = time.Second
+
+// RemoveAll removes what is left behind, and what shows only then, and looks on
+// until all is gone, for no longer than patience. It returns what is still
+// there, and an error of what could not be asked for. show is called once for
+// each thing.
+func RemoveAll(ctx context.Context, c *kube.Cluster, s Search, left []Left, patience time.Duration, show func(Left)) ([]Left, error) {
+	end := time.Now().Add(patience)
+	shown := map[string]bool{}
+	for {
+		for _, l := range left {
+			if id := l.UID + l.Label; !shown[id] {
+				shown[id] = true
+				show(l)
+			}
+		}
+		err := Remove(ctx, c, left)
+		if len(left) == 0 || time.Now().After(end) {
+			return left, err
+		}
+		select {
+		case <-ctx.Done():
+			return left, context.Cause(ctx)
+		case <-time.After(between):
+		}
+		found, lookErr := LeftBehind(ctx, c, s)
+		if lookErr != nil {
+			return left, errors.Join(err, lookErr)
+		}
+		left = found.Left
+	}
 }
 
 // letGo has the storage drop a snapshot of ours together with its object, also
@@ -299,9 +388,9 @@ func (l Left) letVolumeGo(ctx context.Context, c *kube.Cluster) error {
 // Sweep removes what dead runs left behind. What the caller may not list, it
 // has not made there either.
 func Sweep(ctx context.Context, c *kube.Cluster, namespace string) error {
-	left, _, err := LeftBehind(ctx, c, Search{Namespace: namespace})
+	found, err := LeftBehind(ctx, c, Search{Namespace: namespace})
 	if err != nil {
 		return err
 	}
-	return Remove(ctx, c, left)
+	return Remove(ctx, c, found.Left)
 }

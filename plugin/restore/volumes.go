@@ -156,7 +156,8 @@ func (p *Plan) userOf(ctx context.Context, claim v1alpha1.Ref) (string, error) {
 	return user, err
 }
 
-// eachUser calls each for every pod that names a claim.
+// eachUser calls each for every pod that uses a claim, or is about to. One that
+// has ended only names it.
 func (p *Plan) eachUser(ctx context.Context, claim v1alpha1.Ref, each func(pod v1alpha1.Ref, content map[string]any)) error {
 	k, err := p.request.Target.FindKind(ctx, "", "v1", "Pod")
 	if err != nil {
@@ -168,7 +169,7 @@ func (p *Plan) eachUser(ctx context.Context, claim v1alpha1.Ref, each func(pod v
 		if err != nil {
 			return err
 		}
-		if slices.Contains(claimsOf(section(content, "spec")), claim.Name) {
+		if !finished(content) && slices.Contains(claimsOf(section(content, "spec")), claim.Name) {
 			each(o.Ref, content)
 		}
 		return nil

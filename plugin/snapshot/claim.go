@@ -193,6 +193,7 @@ func (c *Cut) findMembers(ctx context.Context) error {
 		}
 		return nil
 	})
+	c.found = err == nil
 	return err
 }
 
@@ -226,8 +227,40 @@ func (c *Cut) Remove(ctx context.Context) error {
 	if gone := c.remove(ctx, c.support.groupSnapshots, c.support.groupContents, c.namespace, c.groupName, c.retain); gone != nil {
 		return errors.Join(err, gone)
 	}
+	if !c.found {
+		if gone := c.removeRemnants(ctx); gone != nil {
+			return errors.Join(err, gone)
+		}
+	}
 	c.groupName = ""
 	return err
+}
+
+// removeRemnants removes what the controllers made for a group that went before
+// it was whole, as far as they do not do so themselves.
+func (c *Cut) removeRemnants(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, removal)
+	defer cancel()
+	for {
+		all, _, err := Remnants(ctx, c.c, c.namespace)
+		if err != nil {
+			return fmt.Errorf("what was made for group snapshot %s/%s: %w", c.namespace, c.groupName, err)
+		}
+		left := slices.DeleteFunc(all, func(r Remnant) bool { return r.Of.Name != c.groupName || r.Held() })
+		if len(left) == 0 {
+			return nil
+		}
+		for _, r := range left {
+			if err := r.Remove(ctx, c.c, c.o.Mark); err != nil {
+				return fmt.Errorf("%s of group snapshot %s/%s: %w", r.Ref, c.namespace, c.groupName, err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s of group snapshot %s/%s was not removed: %w", left[0].Ref, c.namespace, c.groupName, ctx.Err())
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // removeClaim removes the claim made from a snapshot, and sees to it that its

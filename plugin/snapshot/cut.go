@@ -84,6 +84,7 @@ type Cut struct {
 
 	once    sync.Once // the group's members are looked for once
 	members error
+	found   bool // and all are there
 }
 
 // part is one volume of a cut.

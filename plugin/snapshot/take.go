@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
@@ -24,16 +23,21 @@ const errorGrace = 3 * time.Second
 // live is what is read of a snapshot, a group snapshot, or the content of one.
 type live struct {
 	Metadata struct {
-		UID    string                  `json:"uid"`
-		Owners []metav1.OwnerReference `json:"ownerReferences"`
+		Finalizers []string `json:"finalizers"`
 	} `json:"metadata"`
 	Spec struct {
-		DeletionPolicy string `json:"deletionPolicy"`
-		Source         struct {
-			Claim string `json:"persistentVolumeClaimName"`
+		Driver   string          `json:"driver"`
+		Ref      objectReference `json:"volumeSnapshotRef"`
+		GroupRef objectReference `json:"volumeGroupSnapshotRef"`
+		Source   struct {
+			Claim         string   `json:"persistentVolumeClaimName"`
+			VolumeHandle  string   `json:"volumeHandle"`
+			VolumeHandles []string `json:"volumeHandles"`
 		} `json:"source"`
 	} `json:"spec"`
 	Status struct {
+		GroupName    string          `json:"volumeGroupSnapshotName"`
+		GroupHandle  string          `json:"volumeGroupSnapshotHandle"`
 		Content      string          `json:"boundVolumeSnapshotContentName"`
 		GroupContent string          `json:"boundVolumeGroupSnapshotContentName"`
 		CreationTime json.RawMessage `json:"creationTime"`
@@ -47,6 +51,13 @@ type live struct {
 			CreationTime int64  `json:"creationTime"`
 		} `json:"volumeSnapshotInfoList"`
 	} `json:"status"`
+}
+
+// objectReference is what a content is of.
+type objectReference struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	UID       string `json:"uid"`
 }
 
 func readLive(o *object.Object) (*live, error) {
