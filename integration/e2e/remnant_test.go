@@ -80,7 +80,7 @@ spec:
 `, strings.TrimPrefix(x.contents[3], groupContents), csi.Name, handle, ns, group, uid))
 	for i, status := range []string{
 		`"snapshotHandle":"of-%[1]s","volumeGroupSnapshotHandle":"group-%[2]s","readyToUse":true`, `"snapshotHandle":"of-%[1]s","volumeGroupSnapshotHandle":"group-%[2]s","readyToUse":true`,
-		`"snapshotHandle":"of-%[1]s","readyToUse":true%.0[2]s`, `"volumeGroupSnapshotHandle":"group-%[2]s","volumeSnapshotInfoList":[{"volumeHandle":"`+handle+`","snapshotHandle":"of-%[1]s"}],"readyToUse":true`,
+		`"snapshotHandle":"of-%[1]s","readyToUse":true%.0[2]s`, `"volumeGroupSnapshotHandle":"group-%[2]s","volumeSnapshotInfoList":[{"volumeHandle":"` + handle + `","snapshotHandle":"of-%[1]s"}],"readyToUse":true`,
 	} {
 		kubectl(t, "src", "patch", x.contents[i], "--subresource=status", "--type=merge", "-p", `{"status":{`+fmt.Sprintf(status, group, uid)+`}}`)
 	}

@@ -191,3 +191,55 @@ spec:
 		require.Equal(t, size(t, was), size(t, is), volume)
 	}
 }
+
+// TestPodsWhoseContainersEnd: a pod's own volumes come and go through a
+// container that is added to it, also where other containers of it have done
+// their work, or fail again and again; and none is left out for its name or for
+// where it is mounted.
+func TestPodsWhoseContainersEnd(t *testing.T) {
+	ns := namespace(t, "ended")
+	apply(t, "src", inNamespace(ns, `apiVersion: v1
+kind: Pod
+metadata: {name: mill, namespace: NS}
+spec:
+  terminationGracePeriodSeconds: 0
+  initContainers:
+  - {name: first, image: localhost/busybox:dev, command: ["true"], volumeMounts: [{name: kube-api-access-grain, mountPath: /grain}]}
+  containers:
+  - {name: main, image: localhost/static:dev, args: [--dir, /data/files], volumeMounts: [{name: kube-api-access-grain, mountPath: data/}, {name: flour, mountPath: "/data/a sack"}]}
+  - {name: once, image: localhost/busybox:dev, command: [sh, -c, "sleep 2; exit 0"]}
+  - {name: again, image: localhost/busybox:dev, command: [sh, -c, "exit 3"]}
+  volumes:
+  - {name: kube-api-access-grain, emptyDir: {}}
+  - {name: flour, emptyDir: {}}
+`))
+	restarted := func(context, ns string) {
+		t.Helper()
+		await(t, "containers that end", func() (bool, error) {
+			n := kubectl(t, context, "-n", ns, "get", "pod", "mill", "-o", `jsonpath={.status.phase} {.status.containerStatuses[?(@.restartCount>0)].name}`)
+			return strings.HasPrefix(n, "Running ") && strings.Contains(n, "again"), nil
+		})
+	}
+	restarted("src", ns)
+	volumes := []string{"kube-api-access-grain", "flour"}
+	for _, volume := range volumes {
+		require.NoError(t, os.WriteFile(filepath.Join(mounted(t, "src", ns, "mill", volume), "once"), []byte("only before, in "+volume), 0o640))
+	}
+	remote, _ := local(t)
+	f := spec(t, everything(ns)+"  volumes: [{match: 'volume.kind == \"emptyDir\"', method: Stream}, {method: Auto}]\n", remote)
+	d, r := document(t, "run", "-f", f)
+	require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, d.Volumes)
+	for _, volume := range volumes {
+		require.Equal(t, "EphemeralContainer", volumeOf(t, d, volume).Method)
+	}
+	require.NotContains(t, backup(t, "ls", d.Backup, "mill/kube-api-access-grain", "-R", "-f", f).stdout, "flour")
+	back, r := document(t, "restore", d.Backup, "-f", f, "--to-context", "dst")
+	require.Contains(t, []int{0, 3}, r.code, "%s\n%+v", r.stderr, back.Volumes) // it does not become healthy
+	restarted("dst", ns)
+	for _, volume := range volumes {
+		require.Equal(t, v1alpha1.OutcomeRestored, volumeOf(t, back, volume).Outcome, "%+v", volumeOf(t, back, volume))
+		content, err := os.ReadFile(filepath.Join(mounted(t, "dst", ns, "mill", volume), "once"))
+		require.NoError(t, err)
+		require.Equal(t, "only before, in "+volume, string(content))
+	}
+}

@@ -145,10 +145,15 @@ func (m *carrier) try(ctx context.Context, line *v1alpha1.VolumeLine, w way) (*r
 			}
 		}
 		var result *repository.VolumeResult
+		add, done := func(int64) {}, func(error) {}
 		err = w.read(ctx, line, func(in io.Reader, decode decodeFunc) error {
-			result, err = m.store(ctx, line, in, decode)
+			if m.progress != nil {
+				add, done = m.progress(volumeName(line), line.Capacity)
+			}
+			result, err = m.store(ctx, line, &counter{Reader: in, add: add}, decode)
 			return err
 		})
+		done(err) // as the way explains it
 		if err == nil {
 			return result, nil
 		}
@@ -162,12 +167,6 @@ func (m *carrier) try(ctx context.Context, line *v1alpha1.VolumeLine, w way) (*r
 // store writes one stream into the repository. It succeeds only when the
 // sender's trailer was seen and agreed with what arrived.
 func (m *carrier) store(ctx context.Context, line *v1alpha1.VolumeLine, in io.Reader, decode decodeFunc) (*repository.VolumeResult, error) {
-	done := func(error) {}
-	if m.progress != nil {
-		var add func(int64)
-		add, done = m.progress(volumeName(line), line.Capacity)
-		in = &counter{Reader: in, add: add}
-	}
 	var result repository.VolumeResult
 	var err error
 	if decode == nil {
@@ -183,7 +182,6 @@ func (m *carrier) store(ctx context.Context, line *v1alpha1.VolumeLine, in io.Re
 		result, err = m.session.WriteVolume(ctx, *line, volume.NewDecoder(pr))
 		pr.CloseWithError(err)
 	}
-	done(err)
 	if err != nil {
 		return nil, err
 	}

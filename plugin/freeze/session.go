@@ -117,6 +117,8 @@ func (s *Session) freeze(ctx context.Context) error {
 	switch {
 	case !ended || h.err != nil && !h.over:
 		err = fmt.Errorf("%w; it lets go by itself, after %s at the latest", err, t.TTL)
+	case !h.over:
+		err = fmt.Errorf("%w; and its script was ended before it could let go: it may be frozen still", err)
 	case h.code != "0" && t.steps():
 		err = fmt.Errorf("%w; and what follows it failed too, with exit code %s: it may be frozen still", err, h.code)
 	}

@@ -45,7 +45,7 @@ func (c *Cluster) CreatePod(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, 
 // container that cannot be made or that ended, a pod that fits on no node.
 func (c *Cluster) WaitPodRunning(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
 	var running *corev1.Pod
-	err := c.waitPod(ctx, namespace, name, func(pod *corev1.Pod) (bool, error) {
+	err := c.waitPod(ctx, namespace, name, containersProblem, func(pod *corev1.Pod) (bool, error) {
 		if len(pod.Status.ContainerStatuses) < len(pod.Spec.Containers) {
 			return false, nil
 		}
@@ -60,8 +60,18 @@ func (c *Cluster) WaitPodRunning(ctx context.Context, namespace, name string) (*
 	return running, err
 }
 
+// WaitPodStarted waits until a pod that is not ours has started: its containers
+// may end, or fail and be started again, without us. It ends early where the pod
+// will not start.
+func (c *Cluster) WaitPodStarted(ctx context.Context, namespace, name string) error {
+	return c.waitPod(ctx, namespace, name, startProblem, func(pod *corev1.Pod) (bool, error) {
+		return pod.Status.Phase == corev1.PodRunning, nil
+	})
+}
+
 // AddEphemeralContainer adds a container to a running pod and waits until it
-// runs. It cannot be taken out again: it stays, ended, for as long as the pod.
+// runs, whatever the others do. It cannot be taken out again: it stays, ended,
+// for as long as the pod.
 func (c *Cluster) AddEphemeralContainer(ctx context.Context, namespace, pod string, container corev1.EphemeralContainer) error {
 	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"ephemeralContainers": []corev1.EphemeralContainer{container}}})
 	if err != nil {
@@ -70,7 +80,7 @@ func (c *Cluster) AddEphemeralContainer(ctx context.Context, namespace, pod stri
 	if _, err := c.PatchSubresource(ctx, pods, namespace, pod, "ephemeralcontainers", types.StrategicMergePatchType, patch, WriteOptions{}); err != nil {
 		return err
 	}
-	return c.waitPod(ctx, namespace, pod, func(p *corev1.Pod) (bool, error) {
+	return c.waitPod(ctx, namespace, pod, func(*corev1.Pod) error { return nil }, func(p *corev1.Pod) (bool, error) {
 		for _, s := range p.Status.EphemeralContainerStatuses {
 			if s.Name != container.Name {
 				continue
@@ -104,8 +114,9 @@ func (c *Cluster) DeletePod(ctx context.Context, namespace, name, uid string) er
 // errUnschedulable ends a look at a pod, not yet the wait.
 var errUnschedulable = errors.New("unschedulable")
 
-// waitPod waits for a pod that exists, and ends early when it has a problem.
-func (c *Cluster) waitPod(ctx context.Context, namespace, name string, cond func(*corev1.Pod) (bool, error)) error {
+// waitPod waits for a pod that exists, and ends early when it has a problem:
+// one of its own, or one that problem finds in its containers.
+func (c *Cluster) waitPod(ctx context.Context, namespace, name string, problem func(*corev1.Pod) error, cond func(*corev1.Pod) (bool, error)) error {
 	waiting, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var nowhere *time.Timer
@@ -122,7 +133,12 @@ func (c *Cluster) waitPod(ctx context.Context, namespace, name string, cond func
 		if err != nil {
 			return false, err
 		}
-		err = podProblem(pod)
+		err = problem(pod)
+		if err != nil {
+			err = fmt.Errorf("pod %s/%s: %w", namespace, name, err)
+		} else {
+			err = podProblem(pod)
+		}
 		if errors.Is(err, errUnschedulable) {
 			if nowhere == nil {
 				nowhere = time.AfterFunc(maxUnschedulable, func() { cancel(err) })
@@ -144,17 +160,39 @@ func (c *Cluster) waitPod(ctx context.Context, namespace, name string, cond func
 	return err
 }
 
-// podProblem is what keeps a pod from running, if it is known.
-func podProblem(pod *corev1.Pod) error {
-	id := "pod " + pod.Namespace + "/" + pod.Name
-	for _, s := range append(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses...) {
-		if t := s.State.Terminated; t != nil && t.ExitCode == 0 && pod.Status.Phase == corev1.PodPending {
-			continue // an init container that did its work
+// containersProblem is what keeps a container of a pod from running, or kept it
+// from going on.
+func containersProblem(pod *corev1.Pod) error {
+	for _, s := range pod.Status.InitContainerStatuses {
+		if t := s.State.Terminated; t != nil && t.ExitCode == 0 {
+			continue // it did its work
 		}
 		if err := containerProblem(s); err != nil {
-			return fmt.Errorf("%s: %w", id, err)
+			return err
 		}
 	}
+	for _, s := range pod.Status.ContainerStatuses {
+		if err := containerProblem(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startProblem is what keeps the containers of a pod from being started. What
+// ended may well be started again.
+func startProblem(pod *corev1.Pod) error {
+	for _, s := range append(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses...) {
+		if w := s.State.Waiting; w != nil && w.Reason != "CrashLoopBackOff" && hopeless[w.Reason] {
+			return containerProblem(s)
+		}
+	}
+	return nil
+}
+
+// podProblem is what keeps a pod as a whole from running, if it is known.
+func podProblem(pod *corev1.Pod) error {
+	id := "pod " + pod.Namespace + "/" + pod.Name
 	switch {
 	case pod.DeletionTimestamp != nil:
 		return fmt.Errorf("%s is being deleted", id)

@@ -93,6 +93,50 @@ func TestAPodThatIsOnlySlowIsWaitedFor(t *testing.T) {
 	}
 }
 
+// What other containers of an application's pod do is not ours to judge: they
+// have ended as they should, or fail and are started again.
+func TestContainersOfOthersMayEnd(t *testing.T) {
+	states := map[string]corev1.ContainerState{
+		"first": {Terminated: &corev1.ContainerStateTerminated{Reason: "Completed"}},
+		"main":  {Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+		"side":  {Terminated: &corev1.ContainerStateTerminated{ExitCode: 1, Reason: "Error"}},
+		"ours":  {Running: &corev1.ContainerStateRunning{}},
+	}
+	of := func(names ...string) (list []corev1.ContainerStatus) {
+		for _, name := range names {
+			list = append(list, corev1.ContainerStatus{Name: name, State: states[name]})
+		}
+		return list
+	}
+	pod := func(phase corev1.PodPhase, ours ...string) string {
+		return podIn(func(p *corev1.Pod) {
+			p.Status.Phase, p.Status.InitContainerStatuses, p.Status.ContainerStatuses = phase, of("first", "side"), of("main", "side")
+			p.Status.EphemeralContainerStatuses = of(ours...)
+		})
+	}
+	steps := []string{listed(pod(corev1.PodPending)), event("MODIFIED", pod(corev1.PodRunning))}
+	if err := against(t, &story{steps: steps}).WaitPodStarted(t.Context(), "den", "p"); err != nil {
+		t.Error(err)
+	}
+	steps = []string{pod(corev1.PodRunning), listed(pod(corev1.PodRunning)), event("MODIFIED", pod(corev1.PodRunning, "ours"))}
+	ours := corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "ours"}}
+	if err := against(t, &story{steps: steps}).AddEphemeralContainer(t.Context(), "den", "p", ours); err != nil {
+		t.Error(err)
+	}
+	// One of ours has done its work as well.
+	done := podIn(func(p *corev1.Pod) {
+		p.Status.Phase, p.Status.InitContainerStatuses = corev1.PodRunning, of("first")
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "main", State: states["ours"]}}
+	})
+	if _, err := against(t, &story{steps: []string{listed(done)}}).WaitPodRunning(t.Context(), "den", "p"); err != nil {
+		t.Error(err)
+	}
+	err := against(t, &story{steps: []string{listed(podIn(waiting("ErrImageNeverPull")))}}).WaitPodStarted(t.Context(), "den", "p")
+	if err == nil || !strings.Contains(err.Error(), "ErrImageNeverPull") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestAQuotaIsToldInTheServersWords(t *testing.T) {
 	c := against(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, 403, metav1.StatusReasonForbidden, `pods "p" is forbidden: exceeded quota: small`, "")

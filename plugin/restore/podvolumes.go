@@ -385,7 +385,7 @@ func (p *Plan) fillRunning(ctx context.Context, i *item, held []*volumeItem, sha
 }
 
 func (p *Plan) fillEphemeral(ctx context.Context, pod v1alpha1.Ref, v *volumeItem, shared bool) error {
-	if _, err := p.request.Target.WaitPodRunning(ctx, pod.Namespace, pod.Name); err != nil {
+	if err := p.request.Target.WaitPodStarted(ctx, pod.Namespace, pod.Name); err != nil {
 		return err
 	}
 	c := p.filler([]*volumeItem{v})
