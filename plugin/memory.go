@@ -12,10 +12,10 @@ import (
 
 // enough is the memory, in bytes, up to which the garbage collector may take
 // its time. Commands for small clusters never come near it.
-const enough = 256 << 20
+const enough = 224 << 20
 
 // boundMemory keeps garbage from doubling what a command needs for a large
-// cluster: beyond enough, the collector leaves a third of what is live to it,
+// cluster: beyond enough, the collector leaves a quarter of what is live to it,
 // not as much again. A limit alone would do for what stays below it, and would
 // make the collector run all the time for what does not; so it follows what is
 // live. In a container it never leaves so much that the container is ended for
@@ -29,7 +29,7 @@ func boundMemory() {
 	afterEachCollection(func() {
 		sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 		metrics.Read(sample)
-		debug.SetMemoryLimit(min(most, max(enough, int64(sample[0].Value.Uint64())/3*4)))
+		debug.SetMemoryLimit(min(most, max(enough, int64(sample[0].Value.Uint64())/4*5)))
 	})
 }
 

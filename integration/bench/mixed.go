@@ -11,6 +11,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/utils/ptr"
 )
 
@@ -27,7 +28,9 @@ spec:
 `
 
 // mixed compares restoring objects of many kinds that refer to each other
-// with a bare loop of creates of the same objects by as many workers.
+// with a bare loop of creates of the same objects by as many workers. Both last
+// until the controller of the Deployments has seen them all: a restore waits
+// for that.
 func (o *objectBench) mixed(ctx context.Context) error {
 	const from = "mixed"
 	say("creating %d objects of nine kinds", few)
@@ -69,18 +72,38 @@ func (o *objectBench) mixed(ctx context.Context) error {
 
 // createMixed returns the seconds of a bare loop of creates in a new
 // namespace.
-func (o *objectBench) createMixed(ctx context.Context, namespace string) (float64, error) {
-	if err := o.namespace(ctx, namespace); err != nil {
+func (o *objectBench) createMixed(parent context.Context, namespace string) (float64, error) {
+	if err := o.namespace(parent, namespace); err != nil {
 		return 0, err
 	}
 	started := time.Now()
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := errgroup.WithContext(parent)
 	group.SetLimit(workers)
 	for n := 0; n < few && ctx.Err() == nil; n++ {
 		group.Go(func() error { return o.createOne(ctx, namespace, n) })
 	}
-	err := group.Wait()
+	if err := group.Wait(); err != nil {
+		return 0, err
+	}
+	err := o.observed(parent, namespace)
 	return time.Since(started).Seconds(), err
+}
+
+// observed waits until every Deployment of a namespace has been seen by its
+// controller.
+func (o *objectBench) observed(ctx context.Context, namespace string) error {
+	return wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 5*time.Minute, true, func(ctx context.Context) (bool, error) {
+		list, err := o.typed.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return false, err
+		}
+		for _, d := range list.Items {
+			if d.Status.ObservedGeneration < d.Generation {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
 }
 
 // createOne creates the n-th object of many kinds. Of twenty that follow each

@@ -78,9 +78,6 @@ func (b *bench) objects(ctx context.Context, c *cluster.Cluster) error {
 			if err := o.inventory(ctx); err != nil {
 				return err
 			}
-			if err := o.mixed(ctx); err != nil {
-				return err
-			}
 		}
 		if err := o.backup(ctx); err != nil {
 			return err
@@ -90,7 +87,9 @@ func (b *bench) objects(ctx context.Context, c *cluster.Cluster) error {
 		}
 	}
 	o.memory()
-	return nil
+	// Last: what it leaves would have to be listed by all runs.
+	o.runs = b.runs
+	return o.mixed(ctx)
 }
 
 const objectPolicy = `
