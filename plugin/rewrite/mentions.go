@@ -6,6 +6,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // lastApplied holds a whole object of its own; it is kept as it was, and what
@@ -41,9 +42,17 @@ func (r Rules) mentions(d *Draft) []string {
 	return out
 }
 
+// mentionPatterns are by namespace: the same few are looked for in every object.
+var mentionPatterns sync.Map
+
 func mentionPattern(name string) *regexp.Regexp {
+	if p, ok := mentionPatterns.Load(name); ok {
+		return p.(*regexp.Regexp)
+	}
 	q := regexp.QuoteMeta(name)
-	return regexp.MustCompile(`[a-z0-9]\.` + q + `(\.svc\b|[:/"'\s,]|$)|(^|[^a-z0-9./-])` + q + `/`)
+	p := regexp.MustCompile(`[a-z0-9]\.` + q + `(\.svc\b|[:/"'\s,]|$)|(^|[^a-z0-9./-])` + q + `/`)
+	mentionPatterns.Store(name, p)
+	return p
 }
 
 // namesNamespace says whether a field's own name says that it holds a
