@@ -68,6 +68,8 @@ type item struct {
 	ours    bool
 	// liveOwners are the UIDs of its owners in the target.
 	liveOwners []string
+	// takes are the objects that go with a definition that is deleted, by UID.
+	takes map[string]*item
 	// filled says that its data is in place and that a label on it says so.
 	filled bool
 	// held says of a workload that a restore was ended while it held it back.

@@ -15,19 +15,22 @@ import (
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
-// guarded are the kinds whose deletion takes away more than the object.
-func guarded(r v1alpha1.Ref) (resource string, never bool) {
+// guarded are the kinds whose deletion takes away more than the object; never
+// says why none of a kind is ever deleted.
+func guarded(r v1alpha1.Ref) (resource, never string) {
 	switch {
 	case r.Group == "" && r.Kind == "PersistentVolumeClaim":
-		return resourceClaims, false
+		return resourceClaims, ""
 	case r.Group == "" && r.Kind == "PersistentVolume":
-		return resourceVolumes, false
+		return resourceVolumes, ""
 	case r.Group == "apiextensions.k8s.io" && r.Kind == "CustomResourceDefinition":
-		return resourceDefinitions, false
+		return resourceDefinitions, ""
 	case r.Group == "" && r.Kind == "Namespace":
-		return "", true
+		return "", "a namespace is never deleted"
+	case r.Group == "snapshot.storage.k8s.io" && !strings.HasSuffix(r.Kind, "Class"), r.Group == "groupsnapshot.storage.k8s.io" && !strings.HasSuffix(r.Kind, "Class"):
+		return "", "the snapshot that it stands for could go with it"
 	}
-	return "", false
+	return "", ""
 }
 
 // planRecreate finds out whether an object can be deleted and created again.
@@ -38,29 +41,13 @@ func (p *Plan) planRecreate(ctx context.Context, i *item, o *object.Object) erro
 		return nil
 	}
 	switch resource, never := guarded(i.ref); {
-	case never:
-		return keep("a namespace is never deleted")
+	case never != "":
+		return keep("%s", never)
 	case resource != "" && !slices.Contains(p.request.AllowRecreate, resource):
 		return keep("of its kind none is deleted without --allow-recreate=%s", resource)
-	case resource == resourceClaims:
-		if !p.hasData(i) {
-			return keep("the backup does not hold its data")
-		}
-		user, err := p.userOf(ctx, i.ref)
-		if err != nil {
-			return err
-		}
-		if user != "" {
-			return keep("it is%s", strings.NewReplacer("(", "", ")", "").Replace(user))
-		}
-	case resource == resourceVolumes:
-		live, err := p.request.Target.Get(ctx, *i.kind, "", i.ref.Name)
-		if err != nil {
-			return err
-		}
-		if content, err := live.Content(); err != nil || section(content, "status")["phase"] == "Bound" {
-			return errors.Join(err, keep("it is bound to a claim"))
-		}
+	}
+	if _, why, err := p.mayGo(ctx, i); err != nil || why != "" {
+		return errors.Join(err, keep("%s", why))
 	}
 	d, _, err := p.prepareQuietly(ctx, i, o, true)
 	if err != nil {
@@ -103,8 +90,17 @@ func (p *Plan) wouldEqual(ctx context.Context, i *item, d *rewrite.Draft) (bool,
 	}
 	made, err := p.request.Target.Create(ctx, *i.kind, i.ref.Namespace, raw, kube.WriteOptions{DryRun: true})
 	if err != nil {
-		// Not every object may have another name; then nothing is known.
-		return false, ctx.Err()
+		// Not every object may have another name: then what there is is asked to
+		// become it, which is refused where that cannot be.
+		live, err := p.request.Target.Get(ctx, *i.kind, i.ref.Namespace, i.ref.Name)
+		if err != nil {
+			return false, err
+		}
+		meta["name"] = i.ref.Name
+		if made, err = p.replace(ctx, i, d.Content, live, kube.WriteOptions{DryRun: true}); err != nil {
+			return false, ctx.Err()
+		}
+		return p.same(i, made, live)
 	}
 	like, err := rewrite.Decode(made)
 	if err != nil {
@@ -124,6 +120,51 @@ func (p *Plan) wouldEqual(ctx context.Context, i *item, d *rewrite.Draft) (bool,
 	return p.same(i, made, live)
 }
 
+// mayGo says why something whose deletion takes away more than the object must
+// not be deleted as it is now; version is what it was looked at.
+func (p *Plan) mayGo(ctx context.Context, i *item) (version, why string, err error) {
+	switch resource, _ := guarded(i.ref); resource {
+	case resourceClaims:
+		if !p.hasData(i) {
+			return "", "the backup does not hold its data", nil
+		}
+		user, err := p.userOf(ctx, i.ref)
+		if user != "" {
+			user = "it is" + strings.NewReplacer("(", "", ")", "").Replace(user)
+		}
+		return "", user, err
+	case resourceVolumes:
+		live, err := p.request.Target.Get(ctx, *i.kind, "", i.ref.Name)
+		if err != nil {
+			return "", "", err
+		}
+		content, err := live.Content()
+		if err != nil {
+			return "", "", err
+		}
+		policy := section(content, "spec")["persistentVolumeReclaimPolicy"]
+		switch {
+		case section(content, "status")["phase"] == "Bound":
+			why = "it is bound to a claim"
+		case policy != "Retain":
+			why = fmt.Sprintf("its disk could go with it, because its reclaim policy is %v (hint: set that to Retain first)", policy)
+		}
+		return live.Version, why, nil
+	case resourceDefinitions:
+		if i.takes == nil {
+			return "", "", nil // what it takes along is looked at when all else is decided
+		}
+		now, why, err := p.objectsOf(ctx, i)
+		for uid, o := range now {
+			if i.takes[uid] == nil {
+				why = fmt.Sprintf("%s was made meanwhile, and would go with it", o.ref)
+			}
+		}
+		return "", why, err
+	}
+	return "", "", nil
+}
+
 func (i *item) recreate(format string, args ...any) {
 	i.action = actRecreate
 	i.settle(v1alpha1.OutcomeApply, format, args...)
@@ -136,128 +177,6 @@ func (p *Plan) hasData(claim *item) bool {
 	})
 }
 
-// spreadRecreation looks at what a deletion takes along. What the backup holds
-// of it is created again too; a claim is never taken along.
-func (p *Plan) spreadRecreation(ctx context.Context) error {
-	deleted := map[string]*item{} // by UID
-	namespaces := map[string]bool{}
-	for _, i := range p.items {
-		if i.action == actRecreate {
-			deleted[i.liveUID] = i
-			if i.kind.Namespaced {
-				namespaces[i.ref.Namespace] = true
-			}
-		}
-	}
-	if len(deleted) == 0 {
-		return nil
-	}
-	for ns := range namespaces {
-		if err := p.keepClaims(ctx, ns, deleted); err != nil {
-			return err
-		}
-	}
-	for again := true; again; {
-		again = false
-		for _, i := range p.items {
-			if i.action == actRecreate || i.liveUID == "" || !goesWith(i, deleted) {
-				continue
-			}
-			switch i.line.Outcome {
-			case v1alpha1.OutcomeUnchanged, v1alpha1.OutcomeConflict, v1alpha1.OutcomeSkipped, v1alpha1.OutcomeApply:
-				i.recreate("it goes with its owner, which is deleted, and would be created again")
-				deleted[i.liveUID], again = i, true
-			}
-		}
-	}
-	for _, i := range p.items {
-		if definition := p.definitionOf(i, deleted); definition != nil && i.action != actRecreate && i.liveUID != "" {
-			i.settle(v1alpha1.OutcomeCreate, "it goes with its definition, which is deleted, and would be created again")
-			i.liveUID, i.custom, i.action = "", true, actCreate
-		}
-	}
-	return nil
-}
-
-func goesWith(i *item, deleted map[string]*item) bool {
-	if len(i.liveOwners) == 0 {
-		return false
-	}
-	return !slices.ContainsFunc(i.liveOwners, func(uid string) bool { return deleted[uid] == nil })
-}
-
-// definitionOf is the definition of an object's kind, where it is deleted.
-func (p *Plan) definitionOf(i *item, deleted map[string]*item) *item {
-	for _, d := range deleted {
-		if d.saved.Kind == "CustomResourceDefinition" && d.ref.Name == i.kind.Resource+"."+i.kind.GVK.Group {
-			return d
-		}
-	}
-	return nil
-}
-
-// keepClaims leaves alone what owns a claim, itself or by others that it owns:
-// the claim's data would go with it.
-func (p *Plan) keepClaims(ctx context.Context, namespace string, deleted map[string]*item) error {
-	claims, err := p.request.Target.FindKind(ctx, "", "v1", "PersistentVolumeClaim")
-	if err != nil {
-		return err
-	}
-	above := map[string][]object.Owner{} // the owners of an owner, by its UID
-	var owned []*object.Object
-	_, err = p.request.Target.List(ctx, claims, kube.ListOptions{Namespace: namespace}, func(o *object.Object) error {
-		if len(o.Owners) > 0 {
-			owned = append(owned, o)
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("look for claims that a deletion would take along: %w", err)
-	}
-	for _, claim := range owned {
-		owners := slices.Clone(claim.Owners)
-		for n := 0; n < len(owners) && n < 32; n++ {
-			w := owners[n]
-			if i := deleted[w.UID]; i != nil && claim.UID != i.liveUID {
-				delete(deleted, w.UID)
-				i.action = actCreate
-				i.settle(v1alpha1.OutcomeConflict, "the target holds something else by that name, which is left alone: its deletion would take claim %s along%s", claim.Ref.Name, differing(i.fields))
-			}
-			next, known := above[w.UID]
-			if !known {
-				if next, err = p.ownersOf(ctx, namespace, w); err != nil {
-					return err
-				}
-				above[w.UID] = next
-			}
-			owners = append(owners, next...)
-		}
-	}
-	return nil
-}
-
-func (p *Plan) ownersOf(ctx context.Context, namespace string, w object.Owner) ([]object.Owner, error) {
-	group, version := object.SplitAPIVersion(w.APIVersion)
-	k, err := p.request.Target.FindKind(ctx, group, version, w.Kind)
-	if errors.As(err, new(*kube.NotServedError)) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if !k.Namespaced {
-		namespace = ""
-	}
-	o, err := p.request.Target.Get(ctx, k, namespace, w.Name)
-	if apierrors.IsNotFound(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read owner %s %s: %w", w.Kind, w.Name, err)
-	}
-	return o.Owners, nil
-}
-
 // remove deletes what is to be created again, and waits until it and its pods
 // are gone.
 func (p *Plan) remove(ctx context.Context, i *item) error {
@@ -265,7 +184,18 @@ func (p *Plan) remove(ctx context.Context, i *item) error {
 	if i.holdsClaim() {
 		propagation = "Background"
 	}
-	err := p.request.Target.Delete(ctx, *i.kind, i.ref.Namespace, i.ref.Name, kube.DeleteOptions{UID: i.liveUID, Propagation: propagation})
+	version, why, err := p.mayGo(ctx, i)
+	if apierrors.IsNotFound(err) {
+		i.liveUID = ""
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if why != "" {
+		return fmt.Errorf("it is left as it is: %s", why)
+	}
+	err = p.request.Target.Delete(ctx, *i.kind, i.ref.Namespace, i.ref.Name, kube.DeleteOptions{UID: i.liveUID, Version: version, Propagation: propagation})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete it, to create it again: %w", err)
 	}
