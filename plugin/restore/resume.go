@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -53,10 +54,16 @@ func setLabel(d *rewrite.Draft, label, value string) {
 	labels[label] = value
 }
 
-// dropMarks takes them off a draft, for a comparison.
+// dropMarks takes them off a draft, for a comparison: what has no replicas for a
+// while has those that it will have again.
 func dropMarks(d *rewrite.Draft) {
 	meta := section(d.Content, "metadata")
 	labels := section(meta, "labels")
+	if from, _ := labels[labelScaledFrom].(string); from != "" {
+		if spec := section(d.Content, "spec"); fmt.Sprint(spec["replicas"]) == "0" {
+			spec["replicas"] = json.Number(from)
+		}
+	}
 	for _, l := range append(inHand[:], labelScaledFrom) {
 		delete(labels, l)
 	}
