@@ -60,6 +60,12 @@ func (p *Plan) execute(ctx context.Context) error {
 
 // makeNamespaces makes the namespaces of which the backup knows nothing.
 func (p *Plan) makeNamespaces(ctx context.Context) error {
+	return p.eachMissingNamespace(ctx, kube.WriteOptions{})
+}
+
+// eachMissingNamespace makes those namespaces, or asks whether they can be made,
+// and notes of which they cannot: what goes into them fails.
+func (p *Plan) eachMissingNamespace(ctx context.Context, o kube.WriteOptions) error {
 	k, err := p.request.Target.FindKind(ctx, "", "v1", "Namespace")
 	if err != nil {
 		return err
@@ -69,8 +75,21 @@ func (p *Plan) makeNamespaces(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, err := p.request.Target.Create(ctx, k, "", raw, kube.WriteOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-			return fmt.Errorf("make namespace %s: %w", name, err)
+		for n := 1; ; n++ {
+			_, err = p.request.Target.Create(ctx, k, "", raw, o)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if err == nil || apierrors.IsAlreadyExists(err) {
+				break
+			}
+			if n == attempts || !transient(err) {
+				p.unmadeNamespaces[name] = fmt.Sprintf("namespace %s could not be made: %s", name, err)
+				break
+			}
+			if err := wait(ctx, n); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -223,6 +242,15 @@ func (p *Plan) blocked(i *item) string {
 	if i.kind.Namespaced {
 		if ns := p.namespaceItem(i.ref.Namespace); ns != nil && ns.line.Outcome == v1alpha1.OutcomeFailed {
 			return "its namespace could not be made"
+		}
+		if why := p.unmadeNamespaces[i.ref.Namespace]; why != "" {
+			return why
+		}
+	}
+	if i.custom {
+		definition := p.bySaved[v1alpha1.Ref{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition", Name: i.kind.Resource + "." + i.kind.GVK.Group}]
+		if definition != nil && definition.line.Outcome == v1alpha1.OutcomeFailed && definition.liveUID == "" {
+			return "its definition could not be made"
 		}
 	}
 	if !graph.IsWorkload(i.saved) {

@@ -179,7 +179,7 @@ func (p *Plan) meetNamespace(ctx context.Context, i *item, live *object.Object) 
 		for _, k := range keys {
 			w, inBackup := want[k]
 			h, inTarget := have[k]
-			if k == "kubernetes.io/metadata.name" || inBackup && inTarget && w == h {
+			if k == nameLabel || inBackup && inTarget && w == h {
 				continue
 			}
 			if inBackup {

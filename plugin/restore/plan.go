@@ -50,8 +50,10 @@ type item struct {
 
 	// liveUID is the object's UID in the target, once it is there.
 	liveUID string
-	// refusal is what the server said to a dry run.
+	// refusal is what the server said to a dry run, and unknown why it could not
+	// be asked.
 	refusal error
+	unknown string
 	// made says that this restore created it.
 	made bool
 	// unfilled says that a claim's data is not in place.
@@ -108,8 +110,10 @@ type Plan struct {
 	applications []*application
 	jobs         jobs
 
-	// missingNamespaces are needed and neither here nor in the backup.
+	// missingNamespaces are needed and neither here nor in the backup, and
+	// unmadeNamespaces says of some why they could not be made.
 	missingNamespaces []string
+	unmadeNamespaces  map[string]string
 	liveNamespaces    map[string]bool
 	mentions          []string
 	warnings          []string
@@ -118,6 +122,8 @@ type Plan struct {
 	// users what uses the claims of a namespace.
 	scaled map[string]*scaled
 	users  map[string]*claimUsers
+	// standIns are asked for by a dry run.
+	standIns *standIns
 	// interrupted is what an ended restore left half done.
 	interrupted struct {
 		sync.Mutex
@@ -158,7 +164,7 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 	p := &Plan{
 		request: r, rules: rules, bySaved: map[v1alpha1.Ref]*item{}, byUID: map[string]*item{},
 		defined: map[kindKey]kube.Kind{}, kinds: map[kindKey]*kube.Kind{}, liveNamespaces: map[string]bool{}, droppedStatus: map[string]int{},
-		scaled: map[string]*scaled{}, users: map[string]*claimUsers{},
+		scaled: map[string]*scaled{}, users: map[string]*claimUsers{}, unmadeNamespaces: map[string]string{},
 	}
 	if p.target, err = r.Target.Identity(ctx); err != nil {
 		return nil, fmt.Errorf("identify target cluster: %w", err)

@@ -109,7 +109,7 @@ func judge(d *v1alpha1.Document) {
 		switch o {
 		case v1alpha1.OutcomeFailed:
 			failed++
-		case v1alpha1.OutcomeConflict, v1alpha1.OutcomeIncomplete:
+		case v1alpha1.OutcomeConflict, v1alpha1.OutcomeIncomplete, v1alpha1.OutcomeUndecided:
 			lacking++
 		case v1alpha1.OutcomeSkipped, v1alpha1.OutcomeLeftToOwner:
 		default:
