@@ -243,3 +243,71 @@ spec:
 		require.Equal(t, "only before, in "+volume, string(content))
 	}
 }
+
+// TestMoversWhereLittleIsAllowed: in a namespace that refuses root, on a node
+// that bears only who says so, what the policy says of movers holds for all
+// that we run there: Jobs, pods that bytes are streamed through, and containers
+// that are added to pods.
+func TestMoversWhereLittleIsAllowed(t *testing.T) {
+	for name, stream := range map[string]bool{"by Jobs": false, "as streams": true} {
+		t.Run(name, func(t *testing.T) { littleAllowed(t, stream) })
+	}
+}
+
+func littleAllowed(t *testing.T, stream bool) {
+	ns := namespace(t, "strict")
+	const taint = "strict.example.org/only=yes:NoSchedule"
+	for _, context := range []string{"src", "dst"} {
+		kubectl(t, context, "taint", "nodes", "--all", taint)
+		t.Cleanup(func() { tryKubectl(t, context, "", "taint", "nodes", "--all", taint+"-") })
+	}
+	kubectl(t, "src", "label", "namespace", ns, "pod-security.kubernetes.io/enforce=restricted")
+	const allowed = "{runAsUser: 1234, runAsGroup: 1234, runAsNonRoot: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, seccompProfile: {type: RuntimeDefault}}"
+	apply(t, "src", snapClaim(ns, "deed")+claim(ns, "bond", "fast")+inNamespace(ns, `---
+apiVersion: v1
+kind: Pod
+metadata: {name: vault, namespace: NS}
+spec:
+  terminationGracePeriodSeconds: 0
+  securityContext: {fsGroup: 1234}
+  tolerations: [{key: strict.example.org/only, operator: Exists}]
+  containers:
+  - {name: main, image: localhost/static:dev, args: [--dir, /data/files], securityContext: `+allowed+`, volumeMounts: [{name: deed, mountPath: /data}, {name: bond, mountPath: /bond}, {name: note, mountPath: /note}]}
+  volumes:
+  - {name: deed, persistentVolumeClaim: {claimName: deed}}
+  - {name: bond, persistentVolumeClaim: {claimName: bond}}
+  - {name: note, emptyDir: {}}
+`))
+	ready(t, "src", ns, "pod/vault")
+	put := func(path, content string) {
+		t.Helper()
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o644))
+		require.NoError(t, os.Chown(path, 1234, 1234))
+	}
+	put(filepath.Join(mounted(t, "src", ns, "vault", "deed"), "once"), "deed")
+	put(filepath.Join(mounted(t, "src", ns, "vault", "note"), "once"), "note")
+	put(filepath.Join(folder(t, "src", ns, "bond"), "once"), "bond")
+	syscall.Sync()
+	remote, _ := local(t)
+	if !stream {
+		remote = reachable(t).document()
+	}
+	f := spec(t, everything(ns)+"  volumes: [{match: 'volume.kind == \"emptyDir\"', method: Stream}, {method: Auto}]\n  mover: {securityContext: "+allowed+"}\n", remote)
+	d, r := document(t, "run", "-f", f)
+	require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, d.Volumes)
+	for volume, method := range map[string]string{"deed": "HelperPod", "bond": "EphemeralContainer", "note": "EphemeralContainer"} {
+		if line := volumeOf(t, d, volume); stream || volume == "note" {
+			require.Equal(t, method, line.Method, "%+v", line)
+		} else {
+			require.Equal(t, "Job", line.Method, "%+v", line)
+		}
+	}
+	back, r := document(t, "restore", d.Backup, "-f", f, "--to-context", "dst", "--map-storage-class", "snap=snap-premium,fast=premium")
+	require.Contains(t, []int{0, 3}, r.code, "%s\n%+v", r.stderr, back.Volumes)
+	ready(t, "dst", ns, "pod/vault")
+	for volume, at := range map[string]string{"deed": mounted(t, "dst", ns, "vault", "deed"), "note": mounted(t, "dst", ns, "vault", "note"), "bond": folder(t, "dst", ns, "bond")} {
+		content, err := os.ReadFile(filepath.Join(at, "once"))
+		require.NoError(t, err, "%+v", volumeOf(t, back, volume))
+		require.Equal(t, volume, string(content))
+	}
+}

@@ -84,7 +84,7 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 	members := saved(p, &d)
 	work := &run{
 		Request: r, p: p, session: session, d: &d,
-		carrier: &carrier{cluster: r.Plan.Cluster, session: session, image: r.Image, progress: r.Progress},
+		carrier: &carrier{cluster: r.Plan.Cluster, session: session, image: r.Image, mover: r.Plan.Policy.Spec.Mover, progress: r.Progress},
 	}
 	if err := work.capture(ctx); err != nil {
 		return nil, err

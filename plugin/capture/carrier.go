@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
 	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
 	"github.com/kubectl-backup/kubectl-backup/plugin/volume"
@@ -34,6 +36,7 @@ type carrier struct {
 	cluster  *kube.Cluster
 	session  *repository.Session
 	image    string
+	mover    v1alpha1.Mover // the policy's
 	progress Progress
 }
 
@@ -116,7 +119,7 @@ func (m *carrier) ways(line *v1alpha1.VolumeLine) []way {
 			ways = append(ways, way{MethodEphemeral, m.ephemeral})
 		}
 		if line.Ref.Kind == "PersistentVolumeClaim" {
-			ways = append(ways, way{MethodHelper, m.helper(line.Ref.Name, line.Node)})
+			ways = append(ways, way{MethodHelper, m.helper(line.Ref.Name, line.Node, nil)})
 		}
 	}
 	if line.Container != "" {
@@ -126,11 +129,11 @@ func (m *carrier) ways(line *v1alpha1.VolumeLine) []way {
 }
 
 // waysFrom lists the ways to a claim that was made from a snapshot.
-func (m *carrier) waysFrom(claim string) []way {
+func (m *carrier) waysFrom(claim string, like *corev1.PodSpec) []way {
 	if m.image == "" {
 		return nil
 	}
-	return []way{{MethodHelper, m.helper(claim, "")}}
+	return []way{{MethodHelper, m.helper(claim, "", like)}}
 }
 
 // try carries the volume by one way, starting again where a stream broke.

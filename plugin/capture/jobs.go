@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
 	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
@@ -43,7 +45,7 @@ func (r *run) forbidden() string {
 // byJob carries a volume by a Job that mounts the claim and writes to the
 // remote itself. node is the only one where it can be mounted, or empty. Where
 // it returns a reason instead of an error, the bytes have to come as a stream.
-func (r *run) byJob(ctx context.Context, line *v1alpha1.VolumeLine, claim, node string) (reason string, err error) {
+func (r *run) byJob(ctx context.Context, line *v1alpha1.VolumeLine, claim, node string, like *corev1.PodSpec) (reason string, err error) {
 	if reason = r.forbidden(); reason != "" {
 		if r.Transport.Required {
 			return "", fmt.Errorf("spec.mover.transport is Job, and no Job can be used: %s", reason)
@@ -51,7 +53,7 @@ func (r *run) byJob(ctx context.Context, line *v1alpha1.VolumeLine, claim, node 
 		return reason, nil
 	}
 	request := mover.JobRequest{
-		Namespace: line.Ref.Namespace, Claim: claim, Run: r.session.ID(), Image: r.Image, Mover: r.Plan.Policy.Spec.Mover, Node: node,
+		Namespace: line.Ref.Namespace, Claim: claim, Run: r.session.ID(), Image: r.Image, Mover: r.Plan.Policy.Spec.Mover, Node: node, Like: like,
 		Task: *r.Transport.Task,
 	}
 	request.Task.Direction, request.Task.Block, request.Task.Volume = mover.Capture, line.VolumeMode == "Block", *line

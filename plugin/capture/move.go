@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
@@ -96,7 +99,7 @@ func (r *run) move(ctx context.Context, u *unit, line *v1alpha1.VolumeLine) (err
 		if line.Ref.Kind != "PersistentVolumeClaim" {
 			return r.carrier.move(ctx, line, r.carrier.ways(line)) // only its pod has it
 		}
-		return r.carry(ctx, line, line.Ref.Name, line.Node, r.carrier.ways(line))
+		return r.carry(ctx, line, line.Ref.Name, line.Node, nil, r.carrier.ways(line))
 	}
 	// Each as soon as it can go, since snapshots cost space while they are there;
 	// what does not go now is tried again, and told, at the end of the run.
@@ -105,13 +108,28 @@ func (r *run) move(ctx context.Context, u *unit, line *v1alpha1.VolumeLine) (err
 	if err != nil {
 		return err
 	}
-	return r.carry(ctx, line, claim, "", r.carrier.waysFrom(claim))
+	like := r.tolerant(ctx, line)
+	return r.carry(ctx, line, claim, "", like, r.carrier.waysFrom(claim, like))
+}
+
+// tolerant bears what the pod bears that uses a volume: storage may be only
+// where nobody else runs.
+func (r *run) tolerant(ctx context.Context, line *v1alpha1.VolumeLine) *corev1.PodSpec {
+	if line.Pod == "" {
+		return nil
+	}
+	pod, err := r.Plan.Cluster.Typed().CoreV1().Pods(line.Ref.Namespace).Get(ctx, line.Pod, metav1.GetOptions{})
+	if err != nil {
+		return nil // it went; whether a mover finds a place shows when it is made
+	}
+	return &corev1.PodSpec{Tolerations: pod.Spec.Tolerations}
 }
 
 // carry moves the bytes of a claim by a Job or, where that cannot be, as a
-// stream. node is the only one where it can be mounted, or empty.
-func (r *run) carry(ctx context.Context, line *v1alpha1.VolumeLine, claim, node string, ways []way) error {
-	reason, err := r.byJob(ctx, line, claim, node)
+// stream. node is the only one where it can be mounted, or empty; like is a pod
+// that can run where it is.
+func (r *run) carry(ctx context.Context, line *v1alpha1.VolumeLine, claim, node string, like *corev1.PodSpec, ways []way) error {
+	reason, err := r.byJob(ctx, line, claim, node, like)
 	if reason == "" || err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
 	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
@@ -23,7 +23,7 @@ func (m *carrier) ephemeral(ctx context.Context, line *v1alpha1.VolumeLine, sink
 		Name: mover.Name(), Image: m.image, ImagePullPolicy: corev1.PullIfNotPresent,
 		Command:         []string{mover.Program, "mover", "wait"},
 		VolumeMounts:    []corev1.VolumeMount{{Name: line.Volume, MountPath: mover.Root, ReadOnly: true}},
-		SecurityContext: &corev1.SecurityContext{RunAsUser: &root, RunAsNonRoot: &no},
+		SecurityContext: cmp.Or(m.mover.SecurityContext, &corev1.SecurityContext{RunAsUser: &root, RunAsNonRoot: &no}),
 	}}
 	if err := m.cluster.AddEphemeralContainer(ctx, line.Ref.Namespace, line.Pod, container); err != nil {
 		return fmt.Errorf("add an ephemeral container to pod %s: %w", line.Pod, err)
@@ -46,19 +46,15 @@ func (m *carrier) ephemeral(ctx context.Context, line *v1alpha1.VolumeLine, sink
 
 // helper reads a claim through a pod of our own. A claim that is in use can
 // often be mounted on one node only.
-func (m *carrier) helper(claim, node string) func(context.Context, *v1alpha1.VolumeLine, func(io.Reader, decodeFunc) error) error {
+func (m *carrier) helper(claim, node string, like *corev1.PodSpec) func(context.Context, *v1alpha1.VolumeLine, func(io.Reader, decodeFunc) error) error {
 	return func(ctx context.Context, line *v1alpha1.VolumeLine, sink func(io.Reader, decodeFunc) error) error {
-		pod, where := mover.Pod(line.Ref.Namespace, m.image, claim, true), []string{"--root", mover.Root}
+		where := []string{"--root", mover.Root}
 		if line.VolumeMode == "Block" {
-			pod, where = mover.DevicePod(line.Ref.Namespace, m.image, claim), []string{"--device", mover.Device}
+			where = []string{"--device", mover.Device}
 		}
-		if node != "" {
-			pod.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
-				RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
-					MatchFields: []corev1.NodeSelectorRequirement{{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{node}}},
-				}}},
-			}}
-		}
+		pod := mover.Helper{
+			Namespace: line.Ref.Namespace, Image: m.image, Claim: claim, ReadOnly: true, Block: line.VolumeMode == "Block", Mover: m.mover, Node: node, Like: like,
+		}.Pod()
 		err := mover.With(ctx, m.cluster, pod, func(name string) error {
 			return m.send(ctx, kube.ExecOptions{Namespace: pod.Namespace, Pod: name, Container: "mover"}, sink, where...)
 		})

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"slices"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -41,8 +40,9 @@ type JobRequest struct {
 	// Node is the only one that the claim can be mounted at now, because a pod
 	// there uses it; empty leaves the choice to the scheduler.
 	Node string
-	// Like is a pod that uses the claim afterwards: a volume that is only made
-	// when somebody uses it has to come to be where that pod can run.
+	// Like is a pod that uses the claim afterwards, or what is known of one: a
+	// volume that is only made when somebody uses it has to come to be where that
+	// pod can run.
 	Like *corev1.PodSpec
 	Task Task
 }
@@ -130,7 +130,6 @@ func (r *JobRequest) job(name string, left time.Duration) *batchv1.Job {
 	pod := corev1.PodSpec{
 		RestartPolicy: corev1.RestartPolicyNever, TerminationGracePeriodSeconds: &grace,
 		AutomountServiceAccountToken: &no, EnableServiceLinks: &no,
-		ServiceAccountName: r.Mover.ServiceAccountName, NodeSelector: r.Mover.NodeSelector, Tolerations: r.Mover.Tolerations,
 		Containers: []corev1.Container{container},
 		Volumes: []corev1.Volume{
 			{Name: "volume", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: r.Claim}}},
@@ -138,21 +137,9 @@ func (r *JobRequest) job(name string, left time.Duration) *batchv1.Job {
 			{Name: "scratch", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &scratch}}},
 		},
 	}
-	if like := r.Like; like != nil {
-		pod.NodeSelector = maps.Clone(like.NodeSelector)
-		if pod.NodeSelector == nil {
-			pod.NodeSelector = map[string]string{}
-		}
-		maps.Copy(pod.NodeSelector, r.Mover.NodeSelector)
-		pod.Tolerations = slices.Concat(like.Tolerations, r.Mover.Tolerations)
-		if like.Affinity != nil {
-			pod.Affinity = &corev1.Affinity{NodeAffinity: like.Affinity.NodeAffinity}
-		}
-	}
-	if r.Node != "" {
-		pod.Affinity = onNode(r.Node)
-		// The volume is there whatever else may not be scheduled there.
-		pod.Tolerations = append(slices.Clone(pod.Tolerations), corev1.Toleration{Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule})
+	place(&pod, r.Mover, r.Node, r.Like)
+	if r.Task.Direction == Restore {
+		ownVolumes(&pod)
 	}
 	job := &batchv1.Job{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},
@@ -174,16 +161,6 @@ func (r *JobRequest) metadata(name string) metav1.ObjectMeta {
 	}
 	Mark(&m)
 	return m
-}
-
-// onNode pins a pod to a node by its name, as the scheduler itself does for
-// DaemonSets: labels can be changed.
-func onNode(name string) *corev1.Affinity {
-	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
-		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: []corev1.NodeSelectorRequirement{
-			{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{name}},
-		}}},
-	}}}
 }
 
 // secret holds the task. It belongs to the Job and goes with it.

@@ -10,9 +10,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
 // A pod of a run that goes on is another one's data: it may only be taken when
@@ -91,7 +93,8 @@ func TestProcessStart(t *testing.T) {
 // What a helper pod must have: its claim, root, no rights in the cluster, the
 // marks by which it is found again.
 func TestPod(t *testing.T) {
-	p := Pod("shelf", "image:1", "books", true)
+	h := Helper{Namespace: "shelf", Image: "image:1", Claim: "books", ReadOnly: true}
+	p := h.Pod()
 	c := p.Spec.Containers[0]
 	switch {
 	case p.Labels[kube.LabelTemporary] != "true" || p.Annotations[AnnotationOwner] != Owner():
@@ -101,9 +104,28 @@ func TestPod(t *testing.T) {
 	case c.VolumeMounts[0].MountPath != Root || !c.VolumeMounts[0].ReadOnly || p.Spec.Volumes[0].PersistentVolumeClaim.ClaimName != "books":
 		t.Errorf("volume %+v", p.Spec)
 	}
-	if Pod("shelf", "image:1", "books", false).Spec.Containers[0].VolumeMounts[0].ReadOnly {
+	h.ReadOnly = false
+	if h.Pod().Spec.Containers[0].VolumeMounts[0].ReadOnly {
 		t.Error("a restore cannot write")
 	}
+	// What the policy says of movers holds for this one as well.
+	user, requests := int64(1234), corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Gi")}
+	h.Block, h.Node = true, "n1"
+	h.Mover = v1alpha1.Mover{
+		SecurityContext: &corev1.SecurityContext{RunAsUser: &user}, Resources: &corev1.ResourceRequirements{Requests: requests},
+		ServiceAccountName: "carrier", NodeSelector: map[string]string{"disk": "fast"}, Tolerations: []corev1.Toleration{{Key: "only"}},
+	}
+	p = h.Pod()
+	c = p.Spec.Containers[0]
+	require.Empty(t, c.VolumeMounts)
+	require.Equal(t, Device, c.VolumeDevices[0].DevicePath)
+	require.Equal(t, user, *c.SecurityContext.RunAsUser)
+	require.Equal(t, requests, c.Resources.Requests)
+	require.Equal(t, user, *p.Spec.SecurityContext.FSGroup, "it writes to what is root's")
+	require.Equal(t, "carrier", p.Spec.ServiceAccountName)
+	require.Equal(t, h.Mover.NodeSelector, p.Spec.NodeSelector)
+	require.Len(t, p.Spec.Tolerations, 2, "its own, and that of what is on the node already")
+	require.Equal(t, onNode("n1"), p.Spec.Affinity)
 	if one, two := Name(), Name(); one == two {
 		t.Errorf("two names are the same: %s", one)
 	}

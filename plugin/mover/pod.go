@@ -11,12 +11,15 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
 const (
@@ -33,36 +36,102 @@ func Name() string {
 	return "kubectl-backup-" + hex.EncodeToString(b[:])
 }
 
-// DevicePod is a pod that has a block volume as its device, and waits to be
-// used.
-func DevicePod(namespace, image, claim string) *corev1.Pod {
-	pod := Pod(namespace, image, claim, false)
-	c := &pod.Spec.Containers[0]
-	c.VolumeMounts, c.VolumeDevices = nil, []corev1.VolumeDevice{{Name: "volume", DevicePath: Device}}
-	return pod
+// Helper is a pod that a volume's bytes are read from, or sent to, through the
+// API server.
+type Helper struct {
+	Namespace, Image string
+	// Claim is mounted at Root, read-only where it says so, or is the device at
+	// Device where it is Block.
+	Claim           string
+	ReadOnly, Block bool
+	// Mover is the policy's; Node and Like are as for a Job.
+	Mover v1alpha1.Mover
+	Node  string
+	Like  *corev1.PodSpec
 }
 
-// Pod is a pod that mounts a claim at /volume and waits to be used.
-func Pod(namespace, image, claim string, readOnly bool) *corev1.Pod {
+// Pod is one that waits to be used.
+func (h Helper) Pod() *corev1.Pod {
 	root, no, grace := int64(0), false, int64(0)
+	container := corev1.Container{
+		Name: "mover", Image: h.Image, ImagePullPolicy: corev1.PullIfNotPresent, Command: []string{Program, "mover", "wait"},
+		SecurityContext: &corev1.SecurityContext{RunAsUser: &root},
+	}
+	if h.Block {
+		container.VolumeDevices = []corev1.VolumeDevice{{Name: "volume", DevicePath: Device}}
+	} else {
+		container.VolumeMounts = []corev1.VolumeMount{{Name: "volume", MountPath: Root, ReadOnly: h.ReadOnly}}
+	}
+	if h.Mover.SecurityContext != nil {
+		container.SecurityContext = h.Mover.SecurityContext
+	}
+	if h.Mover.Resources != nil {
+		container.Resources = *h.Mover.Resources
+	}
 	pod := &corev1.Pod{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: Name()},
+		ObjectMeta: metav1.ObjectMeta{Namespace: h.Namespace, Name: Name()},
 		Spec: corev1.PodSpec{
 			RestartPolicy: corev1.RestartPolicyNever, TerminationGracePeriodSeconds: &grace,
 			AutomountServiceAccountToken: &no, EnableServiceLinks: &no,
-			Containers: []corev1.Container{{
-				Name: "mover", Image: image, ImagePullPolicy: corev1.PullIfNotPresent, Command: []string{Program, "mover", "wait"},
-				VolumeMounts:    []corev1.VolumeMount{{Name: "volume", MountPath: Root, ReadOnly: readOnly}},
-				SecurityContext: &corev1.SecurityContext{RunAsUser: &root},
-			}},
+			Containers: []corev1.Container{container},
 			Volumes: []corev1.Volume{{Name: "volume", VolumeSource: corev1.VolumeSource{
-				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim, ReadOnly: false},
+				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: h.Claim, ReadOnly: false},
 			}}},
 		},
 	}
+	place(&pod.Spec, h.Mover, h.Node, h.Like)
+	if !h.ReadOnly {
+		ownVolumes(&pod.Spec)
+	}
 	Mark(&pod.ObjectMeta)
 	return pod
+}
+
+// ownVolumes lets a container that is not root's write to a new volume, whose
+// root folder is root's as a rule. A volume that is only read stays as it is.
+func ownVolumes(pod *corev1.PodSpec) {
+	s := pod.Containers[0].SecurityContext
+	if s == nil || s.RunAsUser == nil || *s.RunAsUser == 0 {
+		return
+	}
+	group := s.RunAsGroup
+	if group == nil {
+		group = s.RunAsUser
+	}
+	pod.SecurityContext = &corev1.PodSecurityContext{FSGroup: group}
+}
+
+// place says where a pod of ours may run: where the policy says, where the pod
+// can that uses the volume afterwards, and, where a node is named, only there.
+func place(pod *corev1.PodSpec, m v1alpha1.Mover, node string, like *corev1.PodSpec) {
+	pod.ServiceAccountName, pod.NodeSelector, pod.Tolerations = m.ServiceAccountName, m.NodeSelector, m.Tolerations
+	if like != nil {
+		pod.NodeSelector = maps.Clone(like.NodeSelector)
+		if pod.NodeSelector == nil {
+			pod.NodeSelector = map[string]string{}
+		}
+		maps.Copy(pod.NodeSelector, m.NodeSelector)
+		pod.Tolerations = slices.Concat(like.Tolerations, m.Tolerations)
+		if like.Affinity != nil {
+			pod.Affinity = &corev1.Affinity{NodeAffinity: like.Affinity.NodeAffinity}
+		}
+	}
+	if node != "" {
+		pod.Affinity = onNode(node)
+		// The volume is there whatever else may not be scheduled there.
+		pod.Tolerations = append(slices.Clone(pod.Tolerations), corev1.Toleration{Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule})
+	}
+}
+
+// onNode pins a pod to a node by its name, as the scheduler itself does for
+// DaemonSets: labels can be changed.
+func onNode(name string) *corev1.Affinity {
+	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: []corev1.NodeSelectorRequirement{
+			{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{name}},
+		}}},
+	}}}
 }
 
 // ErrNotRemoved says that a helper pod did its work and is still there.

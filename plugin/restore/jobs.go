@@ -59,9 +59,7 @@ func (p *Plan) fillByJob(ctx context.Context, v *volumeItem) (reason string, err
 	if r.Task.Part, err = p.partOf(v); err != nil {
 		return "", err
 	}
-	if r.Like, err = p.userPod(ctx, v); err != nil {
-		v.line.Warnings = append(v.line.Warnings, "where its user can run is not known: "+err.Error())
-	}
+	r.Like = p.userPod(ctx, v)
 	started := time.Now()
 	add, done := p.request.task(v.name(), v.line.Bytes)
 	result, err := mover.RunJob(ctx, p.request.Target, r)
@@ -112,12 +110,11 @@ func (p *Plan) partOf(v *volumeItem) (json.RawMessage, error) {
 
 // userPod is the pod template of the workload that will use a claim, as far as
 // it says where its pods run, or nil.
-func (p *Plan) userPod(ctx context.Context, v *volumeItem) (*corev1.PodSpec, error) {
+func (p *Plan) userPod(ctx context.Context, v *volumeItem) (found *corev1.PodSpec) {
 	i := p.bySaved[v.user]
 	if i == nil {
-		return nil, nil
+		return nil
 	}
-	var found *corev1.PodSpec
 	err := p.request.Repository.ObjectsOf(ctx, *p.request.Record, func(r v1alpha1.Ref) bool { return r.Key() == v.user }, func(o *object.Object) error {
 		d, _, err := p.draft(ctx, i, o)
 		if err != nil {
@@ -145,5 +142,8 @@ func (p *Plan) userPod(ctx context.Context, v *volumeItem) (*corev1.PodSpec, err
 		}
 		return nil
 	})
-	return found, err
+	if err != nil {
+		v.line.Warnings = append(v.line.Warnings, "where its user can run is not known: "+err.Error())
+	}
+	return found
 }

@@ -181,7 +181,7 @@ func (p *Plan) filler(held []*volumeItem) corev1.Container {
 	c := corev1.Container{
 		Name: mover.Name(), Image: p.request.Image, ImagePullPolicy: corev1.PullIfNotPresent,
 		Command:         []string{mover.Program, "mover", "wait"},
-		SecurityContext: &corev1.SecurityContext{RunAsUser: &root, RunAsNonRoot: &no},
+		SecurityContext: cmp.Or(p.request.Transport.Mover.SecurityContext, &corev1.SecurityContext{RunAsUser: &root, RunAsNonRoot: &no}),
 	}
 	mounted := map[string]bool{}
 	for _, v := range held {

@@ -266,10 +266,14 @@ func (p *Plan) putData(ctx context.Context, v *volumeItem) error {
 	if err != nil || reason == "" {
 		return err
 	}
-	pod, to := mover.Pod(v.owner.ref.Namespace, p.request.Image, v.owner.ref.Name, false), []string{"--root", mover.Root, "--extra", "remove"}
+	to := []string{"--root", mover.Root, "--extra", "remove"}
 	if v.line.VolumeMode == "Block" {
-		pod, to = mover.DevicePod(v.owner.ref.Namespace, p.request.Image, v.owner.ref.Name), []string{"--device", mover.Device}
+		to = []string{"--device", mover.Device}
 	}
+	pod := mover.Helper{
+		Namespace: v.owner.ref.Namespace, Image: p.request.Image, Claim: v.owner.ref.Name, Block: v.line.VolumeMode == "Block",
+		Mover: p.request.Transport.Mover, Like: p.userPod(ctx, v),
+	}.Pod()
 	pod.Labels[kube.LabelRun] = p.request.Record.ID
 	err = mover.With(ctx, p.request.Target, pod, func(name string) error {
 		return p.receive(ctx, v, methodHelper, kube.ExecOptions{Namespace: pod.Namespace, Pod: name, Container: "mover"}, to...)
