@@ -194,7 +194,7 @@ func dropTokenVolumes(spec map[string]any) {
 	for _, v := range volumes {
 		vm, _ := v.(map[string]any)
 		name, _ := vm["name"].(string)
-		if strings.HasPrefix(name, "kube-api-access-") && mapAt(vm, "projected") != nil {
+		if injectedToken(vm, name, spec["serviceAccountName"]) {
 			removed[name] = true
 			continue
 		}
@@ -219,6 +219,20 @@ func dropTokenVolumes(spec map[string]any) {
 			}
 		}
 	}
+}
+
+// injectedToken says whether a volume is one that admission puts into each pod:
+// in older clusters that was the Secret of the account's token, by its name.
+func injectedToken(volume map[string]any, name string, account any) bool {
+	if strings.HasPrefix(name, "kube-api-access-") && mapAt(volume, "projected") != nil {
+		return true
+	}
+	of, _ := account.(string)
+	if of == "" {
+		of = "default"
+	}
+	random, token := strings.CutPrefix(name, of+"-token-")
+	return token && len(random) == 5 && mapAt(volume, "secret")["secretName"] == name
 }
 
 func setOrDelete(m map[string]any, key string, list []any) {

@@ -51,6 +51,10 @@ func TestClean(t *testing.T) {
 
 		{"hand-made token secret", `{apiVersion: v1, kind: Secret, type: kubernetes.io/service-account-token, metadata: {name: a, annotations: {kubernetes.io/service-account.name: r, kubernetes.io/service-account.uid: u}}, data: {token: b2xk, ca.crt: b2xk, namespace: b2xk, extra: a2VlcA==}}`, CleanOptions{},
 			"metadata|annotations|kubernetes.io/service-account.name=r metadata|annotations|kubernetes.io/service-account.uid=<absent> data|token=<absent> data|ca.crt=<absent> data|namespace=<absent> data|extra=a2VlcA==", "token reissued"},
+		{"pod of an older cluster", `{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {serviceAccountName: r, containers: [{name: c, volumeMounts: [{name: r-token-x7k2p, mountPath: /var/run/secrets/kubernetes.io/serviceaccount}]}], volumes: [{name: r-token-x7k2p, secret: {secretName: r-token-x7k2p}}]}}`, CleanOptions{},
+			"spec|volumes=<absent> spec|containers|0|volumeMounts=<absent>", ""},
+		{"pod with a token of its own", `{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {serviceAccountName: r, containers: [{name: c}], volumes: [{name: key, secret: {secretName: r-token-x7k2p}}]}}`, CleanOptions{},
+			"spec|volumes|0|name=key", ""},
 		{"another secret", `{apiVersion: v1, kind: Secret, type: Opaque, metadata: {name: a}, data: {token: b2xk}}`, CleanOptions{}, "data|token=b2xk", ""},
 
 		{"pod", `{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {nodeName: n, nodeSelector: {a: b}, priority: 0, preemptionPolicy: PreemptLowerPriority, runtimeClassName: r, overhead: {cpu: 1}, ephemeralContainers: [{name: e}], initContainers: [{name: i, volumeMounts: [{name: kube-api-access-x, mountPath: /t}]}], containers: [{name: c, volumeMounts: [{name: kube-api-access-x, mountPath: /t}, {name: d, mountPath: /d}]}], volumes: [{name: kube-api-access-x, projected: {}}, {name: d, emptyDir: {}}]}, status: {phase: Running}}`, CleanOptions{},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -237,6 +238,9 @@ func learnDraft(r Rules, d *Draft) error {
 }
 
 func (d *document) update(m *manifest) error {
+	if !reflect.DeepEqual(m.from, m.draft.Content) {
+		writeOut(d.node)
+	}
 	changed, err := syncNode(m.node, m.from, m.draft.Content)
 	d.changed = d.changed || changed
 	return err

@@ -113,6 +113,20 @@ func syncNode(n *yaml.Node, before, after any) (changed bool, err error) {
 	return true, put(n, after)
 }
 
+// writeOut puts what aliases stand for in their places: what is changed in one
+// of them does not change in the others.
+func writeOut(n *yaml.Node) {
+	if n.Kind == yaml.AliasNode {
+		to := yaml.CopyYNode(n.Alias)
+		to.HeadComment, to.LineComment, to.FootComment = n.HeadComment, n.LineComment, n.FootComment
+		*n = *to
+	}
+	for _, child := range n.Content {
+		writeOut(child)
+	}
+	n.Anchor = ""
+}
+
 func hasMerge(n *yaml.Node) bool {
 	for _, p := range pairs(n) {
 		if p.key.ShortTag() == yaml.MergeTag {

@@ -188,12 +188,11 @@ func setIn(v any, path v1alpha1.FieldPath, at string, value func() (any, error))
 // annotations that this empties go too; any other map may mean something when
 // it is empty, and stays.
 func removeField(content map[string]any, path v1alpha1.FieldPath) {
-	removeIn(content, path)
 	meta := mapAt(content, "metadata")
-	if len(path) > 2 && path[0].Key == "metadata" {
-		if m, ok := meta[path[1].Key].(map[string]any); ok && len(m) == 0 {
-			delete(meta, path[1].Key)
-		}
+	held := len(path) > 2 && path[0].Key == "metadata" && len(mapAt(meta, path[1].Key)) > 0
+	removeIn(content, path)
+	if held && len(mapAt(meta, path[1].Key)) == 0 {
+		delete(meta, path[1].Key)
 	}
 }
 
@@ -228,7 +227,9 @@ func removeIn(v any, path v1alpha1.FieldPath) any {
 	return v
 }
 
-// changesBetween lists the fields in which a draft differs after a rule.
+// changesBetween lists the fields in which a draft differs after a rule. A map
+// that came or went is told of by what was in it: two rules that change
+// different labels do not meet in that there are labels.
 func changesBetween(before, after any, path, rule string, out *[]Change) {
 	b, bok := before.(map[string]any)
 	a, aok := after.(map[string]any)
@@ -238,6 +239,10 @@ func changesBetween(before, after any, path, rule string, out *[]Change) {
 			av, inAfter := a[k]
 			at := join(path, k)
 			switch {
+			case !inBefore && filled(av):
+				changesBetween(map[string]any{}, av, at, rule, out)
+			case !inAfter && filled(bv):
+				changesBetween(bv, map[string]any{}, at, rule, out)
 			case !inBefore:
 				*out = append(*out, Change{Field: at, From: absent, To: shown(av), Rule: rule})
 			case !inAfter:
@@ -259,6 +264,11 @@ func changesBetween(before, after any, path, rule string, out *[]Change) {
 	if !reflect.DeepEqual(before, after) {
 		*out = append(*out, Change{Field: path, From: shown(before), To: shown(after), Rule: rule})
 	}
+}
+
+func filled(v any) bool {
+	m, ok := v.(map[string]any)
+	return ok && len(m) > 0
 }
 
 const absent = "(absent)"
