@@ -82,6 +82,20 @@ spec:
 	require.Equal(t, 1, copied.code, copied.stderr)
 	require.Contains(t, copied.stdout, "+  namespace: "+ns+"-copy")
 
+	// A claim that is gone, and whose class is not where one compares with, is a
+	// difference like any other: nothing is needed to put its data in place.
+	apply(t, "src", claim(ns, "carts", "slow"))
+	bound(t, ns, "carts")
+	file = spec(t, policy("  select: [{namespaces: ["+ns+"], kinds: [PersistentVolumeClaim]}]\n"), remote)
+	r = backup(t, "run", "-f", file)
+	require.Equal(t, 0, r.code, r.stderr)
+	kubectl(t, "src", "-n", ns, "delete", "pvc", "carts")
+	for _, context := range []string{"src", "dst"} {
+		gone := without(t, "diff", "latest", "-f", file, "--to-context", context)
+		require.Equal(t, 1, gone.code, "%s: %s", context, gone.stderr)
+		require.Contains(t, gone.stdout, "PersistentVolumeClaim "+ns+"/carts")
+	}
+
 	unknown := backup(t, "diff", "20200101-000000-0000", "-f", file)
 	require.Greater(t, unknown.code, 1, "an error must not look like a difference")
 }

@@ -185,6 +185,11 @@ func (p *Plan) restore(ctx context.Context, i *item, o *object.Object) error {
 	if held := p.held(i); held != nil {
 		return p.restoreHeld(ctx, i, d, before, held)
 	}
+	if volume, was := p.released[i]; was {
+		if err := p.free(ctx, volume); err != nil {
+			return fmt.Errorf("free its volume %s: %w", i.volume, err)
+		}
+	}
 	created, err := p.create(ctx, i, d, before.managers)
 	if err != nil || created == nil {
 		return err
@@ -194,6 +199,23 @@ func (p *Plan) restore(ctx context.Context, i *item, o *object.Object) error {
 		i.settle(v1alpha1.OutcomeRestored, "deleted and created again%s", listed(i.fields))
 	}
 	return nil
+}
+
+// free takes from a volume that was released what it waits for: the claim that
+// is gone, by its UID.
+func (p *Plan) free(ctx context.Context, volume v1alpha1.Ref) error {
+	k, err := p.request.Target.FindKind(ctx, "", "v1", "PersistentVolume")
+	if err != nil {
+		return err
+	}
+	live, err := p.request.Target.Get(ctx, k, "", volume.Name)
+	if err != nil || sectionOf(live, "status")["phase"] != "Released" {
+		return err
+	}
+	_, err = p.change(ctx, k, volume, map[string]any{
+		"metadata": map[string]any{"resourceVersion": live.Version}, "spec": map[string]any{"claimRef": map[string]any{"uid": nil, "resourceVersion": nil}},
+	})
+	return err
 }
 
 // replaceDraft puts an object in place of the one that the cluster made itself.
@@ -312,6 +334,10 @@ func (p *Plan) repoint(i *item, d *rewrite.Draft) {
 		ref, _ := e.(map[string]any)
 		uid, _ := ref["uid"].(string)
 		owner := p.byUID[uid]
+		if owner == nil && p.owners[uid] && !i.moved() {
+			kept = append(kept, ref)
+			continue
+		}
 		if owner == nil || owner.liveUID == "" || owner.ref.Namespace != "" && owner.ref.Namespace != i.ref.Namespace {
 			if owner == nil || i.saved.Kind != "PersistentVolumeClaim" {
 				i.warn("its owner %v %v is not restored, so it has none now", ref["kind"], ref["name"])

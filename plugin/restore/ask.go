@@ -45,10 +45,10 @@ func (p *Plan) ask(ctx context.Context) error {
 	}
 	// Only now: which objects are to be created is what others were judged by.
 	for _, i := range p.items {
-		if i.refusal != nil {
+		if errors.Is(i.refusal, errUnknown) {
+			i.settle(v1alpha1.OutcomeUndecided, "%s", i.refusal)
+		} else if i.refusal != nil {
 			i.settle(v1alpha1.OutcomeFailed, "the server would refuse it: %s", i.refusal)
-		} else if i.unknown != "" {
-			i.settle(v1alpha1.OutcomeUndecided, "whether the server takes it is unknown until its namespace exists: %s", i.unknown)
 		}
 	}
 	p.foretell()
@@ -137,7 +137,7 @@ func (p *Plan) judged(ctx context.Context, i *item, namespace string, raw []byte
 		if why := p.noVerdict(i, refusal); why != "" {
 			return nil, why, nil
 		}
-		if n == attempts || !transient(refusal) || namespace != i.ref.Namespace && ofTheNamespace(refusal) {
+		if namespace != i.ref.Namespace && ofTheNamespace(refusal) || !p.again(n, refusal) {
 			return refusal, "", nil
 		}
 		if err := wait(ctx, n); err != nil {

@@ -18,7 +18,7 @@ func (p *Plan) checkClasses(ctx context.Context) error {
 	for _, i := range p.items {
 		wanted = wanted || i.line.Outcome == v1alpha1.OutcomeCreate && len(i.classes) > 0
 	}
-	if !wanted {
+	if !wanted || p.request.comparing {
 		return nil
 	}
 	k, err := p.request.Target.FindKind(ctx, "storage.k8s.io", "", "StorageClass")
@@ -46,6 +46,10 @@ func (p *Plan) checkClasses(ctx context.Context) error {
 	if len(names) == 0 {
 		hint = "(the target has none)"
 	}
+	free, err := p.freeVolume(ctx)
+	if err != nil {
+		return err
+	}
 	for _, i := range p.items {
 		if i.saved.Kind == "StorageClass" && i.line.Outcome == v1alpha1.OutcomeCreate {
 			have[i.ref.Name] = true
@@ -67,6 +71,8 @@ func (p *Plan) checkClasses(ctx context.Context) error {
 				problem = "it names no storage class, and the target has no default one"
 			case c.Class != nil && *c.Class != "" && !have[*c.Class]:
 				problem = fmt.Sprintf("storage class %s is not in the target", *c.Class)
+			case c.Class != nil && *c.Class == "" && i.newVolume && i.volume != "" && !free:
+				problem = "it asks for no storage class, its volume does not come with it, and there is no volume here that it could get (hint: set spec.storageClassName by a rule)"
 			}
 			switch {
 			case problem == "":
@@ -78,4 +84,32 @@ func (p *Plan) checkClasses(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// freeVolume says whether the target has a volume without a class that a claim
+// without one could get. It is only looked for where one asks for it.
+func (p *Plan) freeVolume(ctx context.Context) (free bool, err error) {
+	if !slices.ContainsFunc(p.items, func(i *item) bool {
+		return i.line.Outcome == v1alpha1.OutcomeCreate && i.newVolume && i.volume != "" && len(i.classes) == 1 && i.classes[0].Class != nil && *i.classes[0].Class == ""
+	}) {
+		return false, nil
+	}
+	k, err := p.request.Target.FindKind(ctx, "", "v1", "PersistentVolume")
+	if err != nil {
+		return false, err
+	}
+	_, err = p.request.Target.List(ctx, k, kube.ListOptions{}, func(o *object.Object) error {
+		content, err := o.Content()
+		if err != nil {
+			return err
+		}
+		spec := section(content, "spec")
+		class, _ := spec["storageClassName"].(string)
+		free = free || class == "" && spec["claimRef"] == nil && section(content, "status")["phase"] == "Available"
+		return nil
+	})
+	if _, _, denied := kube.Denied(err); denied {
+		return true, nil
+	}
+	return free, err
 }

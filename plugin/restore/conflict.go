@@ -47,6 +47,9 @@ const (
 
 	// removal bounds the wait for something to be gone after it was deleted.
 	removal = 5 * time.Minute
+	// removalOfOthers is that bound once something was not gone in time: what
+	// holds one may hold many.
+	removalOfOthers = 15 * time.Second
 )
 
 // action is what is done with an object whose line says Create or Apply.
@@ -150,7 +153,7 @@ func (p *Plan) apply(ctx context.Context, i *item, o *object.Object, dry bool) (
 	options := kube.WriteOptions{Force: true, DryRun: dry}
 	for n := 1; ; n++ {
 		result, err := p.request.Target.Apply(ctx, *i.kind, i.ref.Namespace, i.ref.Name, raw, options)
-		if err == nil || n == attempts || apierrors.IsConflict(err) || apierrors.IsNotFound(err) || !transient(err) {
+		if err == nil || apierrors.IsConflict(err) || apierrors.IsNotFound(err) || !p.again(n, err) {
 			return result, err
 		}
 		if err := wait(ctx, n); err != nil {

@@ -26,6 +26,7 @@ type Difference struct {
 // line says Create where the object is missing, Conflict where it differs. The
 // data of volumes is not compared.
 func Diff(ctx context.Context, r Request, each func(Difference) error) (*v1alpha1.Document, error) {
+	r.comparing = true
 	p, err := Compute(ctx, r)
 	if err != nil {
 		return nil, err

@@ -222,11 +222,15 @@ func (p *Plan) meet(i *item, live *object.Object) error {
 		return err
 	}
 	i.ours = ownsFields(d)
-	if i.subjects != nil {
+	if i.binding != nil {
 		p.meetBinding(i, d)
 		return nil
 	}
 	if p.meetMarked(i, live) {
+		return nil
+	}
+	if defines(i.saved) && live.Labels[kube.LabelTemporary] == "true" {
+		i.settle(v1alpha1.OutcomeConflict, "a drill made it for itself, and has not removed it yet (hint: where the drill is no more, cleanup does)")
 		return nil
 	}
 	if len(live.Labels) > 0 {
@@ -270,13 +274,25 @@ func finalizers(d *rewrite.Draft) string {
 // rule changed: it serves the old namespace as well, so the new subjects go
 // beside those that are there.
 func (p *Plan) meetBinding(i *item, live *rewrite.Draft) {
-	missing := missingSubjects(i.subjects, live.Content)
-	if len(missing) == 0 {
-		i.settle(v1alpha1.OutcomeUnchanged, "it already names %s", subjectNames(i.subjects))
+	if !reflect.DeepEqual(i.binding.role, live.Content["roleRef"]) {
+		i.differs, i.fields = true, []string{"roleRef"}
+		i.settle(v1alpha1.OutcomeConflict, "the target holds a binding to another role by that name, which is left alone: roleRef")
 		return
 	}
-	i.action = actSubjects
-	i.settle(v1alpha1.OutcomeApply, "it exists: %s would be added, and none of its subjects taken away", subjectNames(missing))
+	missing := missingSubjects(i.binding.subjects, live.Content)
+	if len(missing) == 0 {
+		i.settle(v1alpha1.OutcomeUnchanged, "it already names %s", subjectNames(i.binding.subjects))
+		return
+	}
+	switch p.request.OnConflict {
+	case ConflictSkip:
+		i.settle(v1alpha1.OutcomeSkipped, "it exists and is left as it is, as asked: it does not name %s", subjectNames(missing))
+	case ConflictFail:
+		i.settle(v1alpha1.OutcomeConflict, "it exists, and does not name %s", subjectNames(missing))
+	default:
+		i.action = actSubjects
+		i.settle(v1alpha1.OutcomeApply, "it exists: %s would be added, and none of its subjects taken away", subjectNames(missing))
+	}
 }
 
 func missingSubjects(want []any, live map[string]any) (missing []any) {
@@ -365,7 +381,7 @@ func (p *Plan) addSubjects(ctx context.Context, i *item) error {
 		if err != nil {
 			return err
 		}
-		missing := missingSubjects(i.subjects, d.Content)
+		missing := missingSubjects(i.binding.subjects, d.Content)
 		have, _ := d.Content["subjects"].([]any)
 		patch, err := json.Marshal(map[string]any{
 			"metadata": map[string]any{"resourceVersion": live.Version},

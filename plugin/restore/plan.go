@@ -4,8 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/graph"
@@ -26,10 +29,9 @@ type item struct {
 
 	line v1alpha1.ObjectLine
 	// digest is that of the content to be, without what a server assigns.
-	digest [sha256.Size]byte
-	shared *sharedDefinition
-	// subjects is the list of a role binding whose subjects a rule changed.
-	subjects []any
+	digest  [sha256.Size]byte
+	shared  *sharedDefinition
+	binding *binding
 	// claimRef is the claim of a PersistentVolume, and volume the volume of a
 	// claim, by the names where they were saved.
 	claimRef *v1alpha1.Ref
@@ -50,10 +52,8 @@ type item struct {
 
 	// liveUID is the object's UID in the target, once it is there.
 	liveUID string
-	// refusal is what the server said to a dry run, and unknown why it could not
-	// be asked.
+	// refusal is what the server said to a dry run, or errUnknown.
 	refusal error
-	unknown string
 	// made says that this restore created it.
 	made bool
 	// unfilled says that a claim's data is not in place.
@@ -70,8 +70,6 @@ type item struct {
 	ours    bool
 	// liveOwners are the UIDs of its owners in the target.
 	liveOwners []string
-	// takes are the objects that go with a definition that is deleted, by UID.
-	takes map[string]*item
 	// filled says that its data is in place and that a label on it says so.
 	filled bool
 	// held says of a workload that a restore was ended while it held it back.
@@ -106,6 +104,9 @@ type Plan struct {
 	defined map[kindKey]kube.Kind
 	kinds   map[kindKey]*kube.Kind // see kindOf
 	volumes []*volumeItem
+	// owners are the UIDs of owners that are in the target and that the restore
+	// does not bring.
+	owners map[string]bool
 	// applications are Argo CD's, the highest first.
 	applications []*application
 	jobs         jobs
@@ -116,8 +117,19 @@ type Plan struct {
 	unmadeNamespaces  map[string]string
 	liveNamespaces    map[string]bool
 	mentions          []string
-	warnings          []string
-	droppedStatus     map[string]int
+	// named are the places that name an object, by what they name.
+	named map[v1alpha1.Ref][]naming
+	// deadWebhooks are those that did not answer for as long as one object was
+	// tried: no other waits for them.
+	deadWebhooks sync.Map
+	// takes are the objects that go with a definition that is deleted, by UID,
+	// and released the volumes of claims that others by their names had.
+	takes    map[*item]map[string]*item
+	released map[*item]v1alpha1.Ref
+	// stuck says that something that was deleted was not gone in time.
+	stuck         atomic.Bool
+	warnings      []string
+	droppedStatus map[string]int
 	// scaled are the workloads that have no replicas for a while, by UID, and
 	// users what uses the claims of a namespace.
 	scaled map[string]*scaled
@@ -132,6 +144,12 @@ type Plan struct {
 }
 
 type kindKey struct{ group, version, kind string }
+
+// binding is what a role binding says whose subjects a rule changed.
+type binding struct {
+	subjects []any
+	role     any
+}
 
 // sharedDefinition says what the rules change of a definition, of which there
 // can be only one, and has its digest without the rules.
@@ -165,6 +183,7 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 		request: r, rules: rules, bySaved: map[v1alpha1.Ref]*item{}, byUID: map[string]*item{},
 		defined: map[kindKey]kube.Kind{}, kinds: map[kindKey]*kube.Kind{}, liveNamespaces: map[string]bool{}, droppedStatus: map[string]int{},
 		scaled: map[string]*scaled{}, users: map[string]*claimUsers{}, unmadeNamespaces: map[string]string{},
+		named: map[v1alpha1.Ref][]naming{}, takes: map[*item]map[string]*item{}, released: map[*item]v1alpha1.Ref{},
 	}
 	if p.target, err = r.Target.Identity(ctx); err != nil {
 		return nil, fmt.Errorf("identify target cluster: %w", err)
@@ -175,6 +194,7 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 	if p.saved, err = r.Repository.Document(ctx, *r.Record); err != nil {
 		return nil, err
 	}
+	slices.SortFunc(p.saved.Objects, func(a, b v1alpha1.ObjectLine) int { return a.Ref.Compare(b.Ref) })
 	if err := r.Repository.Check(ctx, *r.Record); err != nil {
 		return nil, err
 	}
@@ -188,12 +208,18 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 	if len(p.items) == 0 {
 		return nil, fmt.Errorf("nothing in backup %s matches, so there is nothing to restore", r.Record.ID)
 	}
+	if err := p.findOwners(ctx); err != nil {
+		return nil, err
+	}
 	p.leaveToOwners()
 	p.leaveOldVolumes()
 	if err := p.checkNames(); err != nil {
 		return nil, err
 	}
 	if err := p.lookUp(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.leaveTakenVolumes(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.findScaled(ctx); err != nil {
@@ -210,6 +236,9 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 		return nil, err
 	}
 	if err := p.checkReferences(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.findDangling(ctx); err != nil {
 		return nil, err
 	}
 	p.order()
@@ -279,6 +308,11 @@ func (p *Plan) leaveToOwners() {
 			owner := p.controllerOf(i)
 			switch {
 			case owner == nil:
+				for _, o := range i.owners {
+					if o.Controller && p.owners[o.UID] && !i.moved() {
+						i.settle(v1alpha1.OutcomeLeftToOwner, "%s %s, which is there, makes it again", o.Kind, o.Name)
+					}
+				}
 			case back(owner, depth+1):
 				i.settle(v1alpha1.OutcomeLeftToOwner, "%s makes it again", owner.ref)
 			case owner.line.Outcome == v1alpha1.OutcomeSkipped:
@@ -320,6 +354,49 @@ func (p *Plan) leaveOldVolumes() {
 			}
 		}
 	}
+}
+
+// leaveTakenVolumes has claims get new volumes whose own is here and belongs to
+// another claim: that of the original, beside which a copy is made. One that
+// belonged to the claim itself, before that was deleted, is given back to it.
+func (p *Plan) leaveTakenVolumes(ctx context.Context) error {
+	k, err := p.request.Target.FindKind(ctx, "", "v1", "PersistentVolume")
+	if err != nil {
+		return err
+	}
+	for _, i := range p.items {
+		if !i.holdsClaim() || i.newVolume || i.line.Outcome != v1alpha1.OutcomeCreate {
+			continue
+		}
+		live, err := p.request.Target.Get(ctx, k, "", i.volume)
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		if _, _, denied := kube.Denied(err); denied {
+			continue // then the claim waits for it
+		}
+		if err != nil {
+			return fmt.Errorf("look for the volume of %s: %w", i.ref, err)
+		}
+		ref := section(sectionOf(live, "spec"), "claimRef")
+		if ref == nil {
+			continue
+		}
+		if ref["name"] == i.ref.Name && ref["namespace"] == i.ref.Namespace {
+			if sectionOf(live, "status")["phase"] == "Released" {
+				i.line.Reason += "; its volume " + i.volume + " is here, and would be free for it again"
+				p.released[i] = live.Ref
+			}
+			continue
+		}
+		i.newVolume = true
+		i.warn("its volume %s belongs to claim %v/%v here, and it gets a new one", i.volume, ref["namespace"], ref["name"])
+		if volume := p.bySaved[v1alpha1.Ref{Kind: "PersistentVolume", Name: i.volume}]; volume != nil {
+			volume.differs = false
+			volume.settle(v1alpha1.OutcomeSkipped, "it belongs to claim %v/%v here; %s gets a new volume", ref["namespace"], ref["name"], i.ref)
+		}
+	}
+	return nil
 }
 
 // checkNames refuses a map that sends two objects to one name.

@@ -116,6 +116,9 @@ func (p *Plan) define(o *object.Object) error {
 	kind, _ := names["kind"].(string)
 	plural, _ := names["plural"].(string)
 	versions, _ := spec["versions"].([]any)
+	if only, _ := spec["version"].(string); len(versions) == 0 && only != "" { // of an old definition
+		versions = []any{map[string]any{"name": only, "served": true}}
+	}
 	for _, v := range versions {
 		version, _ := v.(map[string]any)
 		name, _ := version["name"].(string)
@@ -159,7 +162,11 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 	}
 	d, notes, problem := p.draft(ctx, i, o)
 	var result rewrite.Result
+	needy := false
 	if problem == nil {
+		if needy, err = p.needsOthers(d); err != nil {
+			return err
+		}
 		_, i.hasStatus = d.Content["status"]
 		result, problem = p.rules.Apply(d)
 	}
@@ -232,10 +239,11 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 		i.claimRef.Namespace, _ = ref["namespace"].(string)
 	case o.Ref.Group == "rbac.authorization.k8s.io":
 		if slices.ContainsFunc(changes, func(c rewrite.Change) bool { return strings.HasPrefix(c.Field, "subjects") }) {
-			i.subjects, _ = d.Content["subjects"].([]any)
+			subjects, _ := d.Content["subjects"].([]any)
+			i.binding = &binding{subjects, d.Content["roleRef"]}
 		}
 	}
-	if i.newVolume || graph.IsWorkload(o.Ref) {
+	if i.holdsClaim() || graph.IsWorkload(o.Ref) {
 		i.classes = rewrite.ClaimSpecs(d)
 	}
 	if i.hasStatus && !i.keepStatus && i.custom && !p.request.RestoreStatus && !i.spare {
@@ -243,6 +251,11 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 	}
 	i.trackingID, i.instance = marksOf(d)
 	i.line.Warnings = append(i.line.Warnings, rewrite.Clean(d, p.cleanOptions(i, true))...)
+	if needy && !i.spare {
+		if err := p.noteNamed(i, d); err != nil {
+			return err
+		}
+	}
 	i.digest, err = digest(d)
 	if err != nil || i.line.Outcome == v1alpha1.OutcomeFailed {
 		return err

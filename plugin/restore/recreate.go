@@ -151,12 +151,12 @@ func (p *Plan) mayGo(ctx context.Context, i *item) (version, why string, err err
 		}
 		return live.Version, why, nil
 	case resourceDefinitions:
-		if i.takes == nil {
+		if p.takes[i] == nil {
 			return "", "", nil // what it takes along is looked at when all else is decided
 		}
 		now, why, err := p.objectsOf(ctx, i)
 		for uid, o := range now {
-			if i.takes[uid] == nil {
+			if p.takes[i][uid] == nil {
 				why = fmt.Sprintf("%s was made meanwhile, and would go with it", o.ref)
 			}
 		}
@@ -199,12 +199,25 @@ func (p *Plan) remove(ctx context.Context, i *item) error {
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete it, to create it again: %w", err)
 	}
-	waiting, cancel := context.WithTimeoutCause(ctx, removal, errors.New("it was deleted to be created again, and is not gone"))
+	patience := removal
+	if p.stuck.Load() {
+		patience = removalOfOthers
+	}
+	waiting, cancel := context.WithTimeoutCause(ctx, patience, errors.New("it was deleted to be created again, and is not gone"))
 	defer cancel()
 	err = p.request.Target.WaitFor(waiting, *i.kind, i.ref.Namespace, i.ref.Name, func(o *object.Object) (bool, error) {
 		return o == nil || o.UID != i.liveUID, nil
 	})
 	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		p.stuck.Store(true)
+		if live, getErr := p.request.Target.Get(ctx, *i.kind, i.ref.Namespace, i.ref.Name); getErr == nil {
+			if d, decodeErr := rewrite.Decode(live); decodeErr == nil {
+				return fmt.Errorf("%w%s", err, finalizers(d))
+			}
+		}
 		return err
 	}
 	i.liveUID = ""

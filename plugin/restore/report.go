@@ -66,7 +66,6 @@ func (p *Plan) Document() *v1alpha1.Document {
 func (p *Plan) takeLines() {
 	byKey := func(l v1alpha1.ObjectLine, key v1alpha1.Ref) int { return l.Ref.Key().Compare(key) }
 	lines := p.saved.Objects
-	slices.SortFunc(lines, func(a, b v1alpha1.ObjectLine) int { return a.Ref.Compare(b.Ref) })
 	names := map[string]string{}
 	for i := range p.saved.Groups {
 		names[p.saved.Groups[i].Name], p.saved.Groups[i].Waves = p.saved.Groups[i].Name, nil

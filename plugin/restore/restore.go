@@ -86,6 +86,10 @@ type Request struct {
 	// written; 0 means not to wait.
 	Timeout  time.Duration
 	Progress Progress
+
+	// comparing says that nothing will be written: what only a writer needs is
+	// not asked for.
+	comparing bool
 }
 
 func (r *Request) task(name string, total int64) (func(int64), func(error)) {

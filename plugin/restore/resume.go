@@ -220,7 +220,7 @@ func (p *Plan) restoreFinished(ctx context.Context, i *item, before original) er
 	if err != nil {
 		return err
 	}
-	if i.subjects != nil {
+	if i.binding != nil {
 		before.managers.Entries = nil // it is another's; only ours goes
 	}
 	before.managers.Creator = ""

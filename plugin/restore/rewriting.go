@@ -165,7 +165,7 @@ func (p *Plan) checkReferences(ctx context.Context) error {
 			return fmt.Errorf("look for %s %s: %w", kind, m.To, err)
 		}
 	}
-	if len(lacking) > 0 {
+	if len(lacking) > 0 && !p.request.comparing {
 		return fmt.Errorf("%s (hint: correct spec.references of the RewriteSet)", strings.Join(lacking, "; "))
 	}
 	return nil

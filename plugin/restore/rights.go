@@ -34,6 +34,9 @@ func (p *Plan) needed() map[right]bool {
 		case actDraft:
 			verbs = []string{"update"}
 		}
+		if _, was := p.released[i]; was {
+			out[right{verb: "patch", resource: resourceVolumes}] = true
+		}
 		for _, verb := range verbs {
 			out[right{verb, i.kind.GVK.Group, i.kind.Resource, i.ref.Namespace}] = true
 		}

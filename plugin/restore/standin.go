@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -52,6 +53,8 @@ type scope struct {
 	rules, except       []admission.NamedRuleWithOperations
 	exact               bool
 }
+
+var errUnknown = errors.New("whether the server takes it is unknown until its namespace exists")
 
 const (
 	nameLabel = "kubernetes.io/metadata.name"
@@ -356,7 +359,7 @@ func (p *Plan) askElsewhere(ctx context.Context, i *item, d *rewrite.Draft) erro
 			i.line.Reason += "; asked of the server in namespace " + at.name + ", because its own is not there yet"
 			return nil
 		case refusal == nil:
-			i.refusal, i.unknown = nil, fmt.Sprintf("the server would refuse it in namespace %s and not in %s", refusedIn, at.name)
+			i.refusal = fmt.Errorf("%w: the server would refuse it in namespace %s and not in %s", errUnknown, refusedIn, at.name)
 			return nil
 		case refusedIn != "":
 			return nil
@@ -366,7 +369,7 @@ func (p *Plan) askElsewhere(ctx context.Context, i *item, d *rewrite.Draft) erro
 		}
 	}
 	if i.refusal == nil {
-		i.unknown = cmp.Or(reason, "no other namespace can stand in for it")
+		i.refusal = fmt.Errorf("%w: %s", errUnknown, cmp.Or(reason, "no other namespace can stand in for it"))
 	}
 	return nil
 }

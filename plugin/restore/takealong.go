@@ -42,7 +42,7 @@ func (p *Plan) spreadRecreation(ctx context.Context) error {
 			d.stays(deleted, why)
 			continue
 		}
-		d.takes = takes
+		p.takes[d] = takes
 		maps.Copy(deleted, takes)
 	}
 	holders, err := p.holdersOfClaims(ctx, deleted)
@@ -56,13 +56,13 @@ func (p *Plan) spreadRecreation(ctx context.Context) error {
 		delete(deleted, uid)
 	}
 	for _, d := range definitions {
-		for uid, i := range d.takes {
+		for uid, i := range p.takes[d] {
 			if claim, holds := holders[uid]; holds && d.action == actRecreate {
 				d.stays(deleted, fmt.Sprintf("its deletion would take %s and with that claim %s along", i.ref, claim))
 			}
 		}
 		if d.action != actRecreate {
-			maps.DeleteFunc(deleted, func(uid string, i *item) bool { return d.takes[uid] != nil && i.action != actRecreate })
+			maps.DeleteFunc(deleted, func(uid string, i *item) bool { return p.takes[d][uid] != nil && i.action != actRecreate })
 		}
 	}
 	for again := true; again; {
@@ -82,7 +82,7 @@ func (p *Plan) spreadRecreation(ctx context.Context) error {
 		if d.action != actRecreate {
 			continue
 		}
-		for _, i := range d.takes {
+		for _, i := range p.takes[d] {
 			i.settle(v1alpha1.OutcomeCreate, "it goes with its definition, which is deleted, and would be created again")
 			i.liveUID, i.custom, i.action = "", true, actCreate
 		}
@@ -189,6 +189,15 @@ func (p *Plan) holdersOfClaims(ctx context.Context, deleted map[string]*item) (m
 }
 
 func (p *Plan) ownersOf(ctx context.Context, namespace string, w object.Owner) ([]object.Owner, error) {
+	o, err := p.owner(ctx, namespace, w)
+	if o == nil {
+		return nil, err
+	}
+	return o.Owners, nil
+}
+
+// owner is an owner of something in a namespace, or nil where it is not there.
+func (p *Plan) owner(ctx context.Context, namespace string, w object.Owner) (*object.Object, error) {
 	group, version := object.SplitAPIVersion(w.APIVersion)
 	k, err := p.request.Target.FindKind(ctx, group, version, w.Kind)
 	if errors.As(err, new(*kube.NotServedError)) {
@@ -207,5 +216,41 @@ func (p *Plan) ownersOf(ctx context.Context, namespace string, w object.Owner) (
 	if err != nil {
 		return nil, fmt.Errorf("read owner %s %s: %w", w.Kind, w.Name, err)
 	}
-	return o.Owners, nil
+	return o, nil
 }
+
+// findOwners finds the owners that are in the target as they were, and that
+// this restore does not bring back: what is brought back beside them is theirs
+// again. Only in the cluster that was backed up can one be the same.
+func (p *Plan) findOwners(ctx context.Context) error {
+	p.owners = map[string]bool{}
+	if p.target.UID == "" || p.target.UID != p.request.Record.Cluster.UID {
+		return nil
+	}
+	looked := map[string]bool{}
+	for _, i := range p.items {
+		if i.line.Outcome != v1alpha1.OutcomeCreate || i.moved() {
+			continue
+		}
+		for _, w := range i.owners {
+			if p.byUID[w.UID] != nil || looked[w.UID] {
+				continue
+			}
+			looked[w.UID] = true
+			live, err := p.owner(ctx, i.ref.Namespace, w)
+			if _, _, denied := kube.Denied(err); denied {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if live != nil && live.UID == w.UID && !live.Deleting {
+				p.owners[w.UID] = true
+			}
+		}
+	}
+	return nil
+}
+
+// moved says whether an object becomes another one here.
+func (i *item) moved() bool { return i.ref.Key() != i.saved.Key() }

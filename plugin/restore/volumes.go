@@ -99,7 +99,7 @@ func (p *Plan) planVolumes(ctx context.Context) error {
 			i.warn("it comes back empty: the backup says nothing about its data")
 		}
 	}
-	if data > 0 && p.request.Image == "" {
+	if data > 0 && p.request.Image == "" && !p.request.comparing {
 		return fmt.Errorf("the backup holds the data of %d volume(s), and there is no image to put it in place with (hint: name one that has this program in it, with --mover-image)", data)
 	}
 	return nil

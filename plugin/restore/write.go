@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -59,7 +60,7 @@ func (p *Plan) create(ctx context.Context, i *item, d *rewrite.Draft, m rewrite.
 		if apierrors.IsAlreadyExists(err) {
 			return p.alreadyThere(ctx, i, raw, o, uncertain)
 		}
-		if n == attempts || !transient(err) {
+		if !p.again(n, err) {
 			return nil, err
 		}
 		uncertain = uncertain || apierrors.ReasonForError(err) == "" || apierrors.IsInternalError(err) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err)
@@ -143,6 +144,27 @@ func transient(err error) bool {
 	return !denied
 }
 
+// unanswered is what the server says where a webhook does not answer.
+var unanswered = regexp.MustCompile(`failed calling webhook "([^"]+)"`)
+
+// again says whether something is tried another time after its nth error. A
+// webhook that did not answer one object in all that time is not waited for by
+// every other object as well.
+func (p *Plan) again(n int, err error) bool {
+	if !transient(err) {
+		return false
+	}
+	m := unanswered.FindStringSubmatch(err.Error())
+	if m == nil {
+		return n < attempts
+	}
+	if n == attempts {
+		p.deadWebhooks.Store(m[1], true)
+	}
+	_, dead := p.deadWebhooks.Load(m[1])
+	return !dead
+}
+
 func wait(ctx context.Context, n int) error {
 	timer := time.NewTimer(min(pause<<(n-1), maxPause))
 	defer timer.Stop()
@@ -169,7 +191,7 @@ func (p *Plan) putManagers(ctx context.Context, i *item, live *object.Object, m 
 			return err
 		}
 		_, err = p.patch(ctx, i, patch)
-		if err == nil || n == attempts || !transient(err) {
+		if err == nil || !p.again(n, err) {
 			return err
 		}
 		if err := wait(ctx, n); err != nil {
@@ -224,7 +246,7 @@ func (p *Plan) putStatus(ctx context.Context, i *item, before original) (*object
 	}
 	for n := 1; ; n++ {
 		live, err := p.request.Target.PatchSubresource(ctx, *i.kind, i.ref.Namespace, i.ref.Name, "status", types.MergePatchType, patch, kube.WriteOptions{FieldManager: before.statusManager})
-		if err == nil || n == attempts || !transient(err) {
+		if err == nil || !p.again(n, err) {
 			return live, err
 		}
 		if err := wait(ctx, n); err != nil {
