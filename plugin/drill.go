@@ -63,7 +63,7 @@ Exit codes: 0 passed, 1 failed, 3 passed and not everything could be removed.`,
 	f.StringVar(&o.target.fromCluster, "from-cluster", "", "UID of the cluster that latest is looked for, or any")
 	f.StringSliceVar(&o.target.rewrite.classes, "map-storage-class", nil, "from=to: another storage class")
 	f.StringArrayVar(&o.asserts, "assert", nil, "a further assertion in CEL; may be given several times")
-	f.BoolVar(&o.definitions, "create-definitions", false, "create CustomResourceDefinitions that the cluster lacks; they stay")
+	f.BoolVar(&o.definitions, "create-definitions", false, "create CustomResourceDefinitions that the cluster lacks, and remove them at the end")
 	f.BoolVar(&o.noRecord, "no-record", false, "keep no verdict in the repository")
 	f.DurationVar(&o.target.timeout, "timeout", 10*time.Minute, "how long to wait for what was restored to become healthy")
 	f.VarP(&o.output, "output", "o", "output format")

@@ -101,7 +101,9 @@ func (d *drill) look(ctx context.Context) error {
 }
 
 // healthy judges one object by Argo CD's rules. What waits for an address
-// outside, which a drill sees to that nobody gives it, is not held against it.
+// outside, which a drill sees to that nobody gives it, is not held against it,
+// nor that a Job or its pod is still at work, or that an autoscaler has measured
+// nothing yet.
 func healthy(content map[string]any) (bool, error) {
 	version, _ := content["apiVersion"].(string)
 	group, _ := object.SplitAPIVersion(version)
@@ -109,7 +111,18 @@ func healthy(content map[string]any) (bool, error) {
 		return true, nil
 	}
 	state, _, err := argocd.Health(content)
-	return argocd.Good(state), err
+	good := argocd.Good(state)
+	if !good && state == argocd.Progressing {
+		switch {
+		case group == "batch" && content["kind"] == "Job", group == "autoscaling":
+			good = true
+		case group == "" && content["kind"] == "Pod":
+			spec, _ := content["spec"].(map[string]any)
+			status, _ := content["status"].(map[string]any)
+			good = status["phase"] == "Running" && (spec["restartPolicy"] == "Never" || spec["restartPolicy"] == "OnFailure")
+		}
+	}
+	return good, err
 }
 
 // assert evaluates the assertions. What fails to evaluate did not pass.

@@ -3,8 +3,13 @@ package drill
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
@@ -33,8 +38,8 @@ var closing = map[string]string{
 func (d *drill) wanted(o *object.Object) (bool, error) {
 	r := o.Ref
 	if r.Kind == definition && r.Namespace == "" {
-		for _, name := range d.lacking {
-			if name == r.Name && d.Definitions {
+		for _, l := range d.lacking {
+			if l.definition == r.Name && d.Definitions {
 				return true, nil
 			}
 		}
@@ -49,8 +54,8 @@ func (d *drill) wanted(o *object.Object) (bool, error) {
 			return false, nil
 		}
 	}
-	if name, lacks := d.lacking[kind{r.Group, r.Kind}]; lacks && !d.Definitions {
-		d.leaveOut(r, "the target lacks CustomResourceDefinition "+name)
+	if l, lacks := d.lacking[kind{r.Group, r.Kind}]; lacks && !d.Definitions {
+		d.leaveOut(r, "the target lacks CustomResourceDefinition "+l.definition)
 		return false, nil
 	}
 	return true, nil
@@ -68,8 +73,9 @@ func (d *drill) leaveOut(r v1alpha1.Ref, reason string) {
 }
 
 // defused are the rules that keep a copy from acting on the world: it must be
-// reached by nobody and start nothing by itself.
-func defused() *v1alpha1.RewriteSet {
+// reached by nobody and start nothing by itself. made are the kinds whose
+// definitions are made for the drill.
+func defused(made map[kind]lack) *v1alpha1.RewriteSet {
 	set := &v1alpha1.RewriteSet{}
 	set.APIVersion, set.Kind, set.Name = v1alpha1.APIVersion, "RewriteSet", "drill"
 	set.Spec = v1alpha1.RewriteSetSpec{
@@ -102,6 +108,30 @@ func defused() *v1alpha1.RewriteSet {
 	rule("Gateways are answered by nobody", []string{"Gateway.gateway.networking.k8s.io"}, v1alpha1.RewriteRule{
 		Set: []v1alpha1.FieldValue{value("spec.gatewayClassName", nobody)}, Replace: hosts("spec.listeners[].hostname"),
 	})
+	// Who would act on them may not be here, and nothing could be removed.
+	rule("nothing waits for anybody when it is removed", nil, v1alpha1.RewriteRule{Remove: []string{"metadata.finalizers"}})
+	var mark metav1.ObjectMeta
+	mover.Mark(&mark)
+	temporary := v1alpha1.RewriteRule{}
+	for _, kind := range []struct {
+		name string
+		of   map[string]string
+	}{{"labels", mark.Labels}, {"annotations", mark.Annotations}} {
+		for key, v := range kind.of {
+			temporary.Set = append(temporary.Set, value(fmt.Sprintf("metadata.%s[%q]", kind.name, key), v))
+		}
+	}
+	definitions := []string{definition + ".apiextensions.k8s.io"}
+	rule("definitions are the drill's own", definitions, temporary)
+	// The server that converted is not reached, or its certificate is for where
+	// it was; and nothing could be read or removed any more once it is gone.
+	// Objects are kept as they were saved instead.
+	rule("nobody converts", definitions, v1alpha1.RewriteRule{Remove: []string{"spec.conversion"}, Set: []v1alpha1.FieldValue{value("spec.versions[].storage", false)}})
+	for n, k := range slices.SortedFunc(maps.Values(made), func(a, b lack) int { return strings.Compare(a.definition, b.definition) }) {
+		rule("objects are kept as they were saved: "+k.definition, definitions, v1alpha1.RewriteRule{
+			Match: v1alpha1.RewriteMatch{Names: []string{k.definition}}, Priority: n + 1, Set: []v1alpha1.FieldValue{value("spec.versions[name="+k.version+"].storage", true)},
+		})
+	}
 	var routes []string
 	for _, k := range []string{"HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute"} {
 		routes = append(routes, k+".gateway.networking.k8s.io")

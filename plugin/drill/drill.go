@@ -16,7 +16,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -24,6 +23,7 @@ import (
 	"time"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
+	"github.com/kubectl-backup/kubectl-backup/plugin/object"
 	"github.com/kubectl-backup/kubectl-backup/plugin/restore"
 	"github.com/kubectl-backup/kubectl-backup/plugin/selector"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
@@ -39,7 +39,8 @@ type Request struct {
 	Restore restore.Request
 	// Spec is what is checked.
 	Spec v1alpha1.Drill
-	// Definitions lets definitions that the target lacks be created. They stay.
+	// Definitions lets definitions that the target lacks be created, for as long
+	// as the drill lasts.
 	Definitions bool
 }
 
@@ -53,13 +54,16 @@ type drill struct {
 	namespaces map[string]string
 	// made are the UIDs of those that were made.
 	made map[string]string
-	// lacking are the kinds that the target does not serve, with the name of
-	// the definition in the backup.
-	lacking map[kind]string
+	// lacking are the kinds that the target does not serve.
+	lacking map[kind]lack
 	live    []live
 }
 
 type kind struct{ group, kind string }
+
+// lack is a definition in the backup, by name, and the version at which objects
+// of it were saved.
+type lack struct{ definition, version string }
 
 // Run makes a drill. The report is there whenever anything was written; an
 // error means that there is no verdict. Nothing of the drill is left, or it is
@@ -69,7 +73,7 @@ func Run(ctx context.Context, r Request) (*v1alpha1.DrillReport, error) {
 	if len(r.Spec.Assert) == 0 && len(r.Spec.Probes) == 0 {
 		r.Spec.Assert = []string{standard}
 	}
-	d := &drill{Request: r, namespaces: map[string]string{}, made: map[string]string{}, lacking: map[kind]string{}}
+	d := &drill{Request: r, namespaces: map[string]string{}, made: map[string]string{}, lacking: map[kind]lack{}}
 	d.report = &v1alpha1.DrillReport{
 		APIVersion: v1alpha1.APIVersion, Kind: "DrillReport", Backup: r.Restore.Record.ID, ToolVersion: r.Restore.ToolVersion,
 		Policy: r.Restore.Record.Policy, Cluster: &r.Restore.Record.Cluster, Remote: r.Restore.Remote,
@@ -120,38 +124,42 @@ func (d *drill) run(ctx context.Context) error {
 	return nil
 }
 
-// survey finds out what is in the backup, before anything is written: only the
-// names of its objects are read.
+// survey finds out what is in the backup, before anything is written: only its
+// definitions are read, of other objects the names.
 func (d *drill) survey(ctx context.Context) error {
-	spaces, kinds := map[string]bool{}, map[kind]bool{}
-	var definitions []string
+	spaces, kinds := map[string]bool{}, map[kind]string{}
+	definitions := map[kind]string{}
 	err := d.Restore.Repository.ObjectsOf(ctx, *d.Restore.Record, func(r v1alpha1.Ref) bool {
 		if r.Namespace != "" {
-			spaces[r.Namespace], kinds[kind{r.Group, r.Kind}] = true, true
+			spaces[r.Namespace], kinds[kind{r.Group, r.Kind}] = true, r.Version
 		}
-		if r.Kind == definition {
-			definitions = append(definitions, r.Name)
+		return r.Kind == definition && r.Namespace == ""
+	}, func(o *object.Object) error {
+		content, err := o.Content()
+		if err != nil {
+			return err
 		}
-		return false
-	}, nil)
+		defer o.Release()
+		spec, _ := content["spec"].(map[string]any)
+		names, _ := spec["names"].(map[string]any)
+		group, _ := spec["group"].(string)
+		name, _ := names["kind"].(string)
+		definitions[kind{group, name}] = o.Ref.Name
+		return nil
+	})
 	if err != nil {
 		return err
 	}
 	if len(spaces) == 0 {
 		return v1alpha1.Usagef("backup %s has nothing in a namespace, and a drill touches nothing else", d.Restore.Record.ID)
 	}
-	for k := range kinds {
+	for k, version := range kinds {
 		served, err := d.serves(ctx, k)
 		if err != nil {
 			return err
 		}
-		if served {
-			continue
-		}
-		for _, name := range definitions {
-			if strings.HasSuffix(name, "."+k.group) {
-				d.lacking[k] = name
-			}
+		if name := definitions[k]; !served && name != "" {
+			d.lacking[k] = lack{name, version}
 		}
 	}
 	var b [3]byte
@@ -184,7 +192,7 @@ func (d *drill) restore(ctx context.Context) error {
 	for _, to := range d.namespaces {
 		r.NewNamespaces[to] = true
 	}
-	r.Rewrite, r.Filter = defused(), d.wanted
+	r.Rewrite, r.Filter = defused(d.lacking), d.wanted
 	r.KeepNodePorts, r.DryRun = false, restore.DryRunNone
 	document, err := restore.Run(ctx, r)
 	d.report.Restore = document
@@ -208,10 +216,10 @@ func (d *drill) restore(ctx context.Context) error {
 	if !check.Passed {
 		check.Reason = "not everything was restored, or is healthy"
 	}
-	for k, name := range d.lacking {
+	for k, l := range d.lacking {
 		if !d.Definitions {
 			check.Passed, check.Reason = false, "the target does not serve all kinds"
-			check.Seen = append(check.Seen, fmt.Sprintf("%s is not served here: CustomResourceDefinition %s is not there, and a drill makes it only with --create-definitions", k.kind, name))
+			check.Seen = append(check.Seen, fmt.Sprintf("%s is not served here: CustomResourceDefinition %s is not there, and a drill makes it only with --create-definitions", k.kind, l.definition))
 		}
 	}
 	check.Seen = firstFew(check.Seen)
@@ -283,5 +291,3 @@ func Verdict(r *v1alpha1.DrillReport) v1alpha1.DrillVerdict {
 	}
 	return v
 }
-
-var errNotGone = errors.New("it was not gone in time")

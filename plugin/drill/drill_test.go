@@ -15,7 +15,7 @@ import (
 
 // A copy must neither be reached from outside nor act on it.
 func TestCopiesAreDefused(t *testing.T) {
-	set := defused()
+	set := defused(map[kind]lack{{"sea.example.org", "Berth"}: {"berths.sea.example.org", "v1"}})
 	set.Spec.Namespaces = map[string]string{"shop": "drill-1-shop"}
 	rules, err := rewrite.Compile(set)
 	require.NoError(t, err)
@@ -63,6 +63,32 @@ func TestCopiesAreDefused(t *testing.T) {
 	}
 }
 
+// A definition that a drill makes needs nobody who converts, keeps objects at
+// the version that they were saved at, and is known for the drill's; and nothing
+// waits for somebody who acts on its end.
+func TestDefinitionsOfADrill(t *testing.T) {
+	rules, err := rewrite.Compile(defused(map[kind]lack{
+		{"sea.example.org", "Berth"}: {"berths.sea.example.org", "v1"}, {"sea.example.org", "Pier"}: {"piers.sea.example.org", "v1"},
+	}))
+	require.NoError(t, err)
+	rewritten := func(raw string) string {
+		o, err := object.Parse([]byte(raw))
+		require.NoError(t, err)
+		d, err := rewrite.Decode(o)
+		require.NoError(t, err)
+		_, err = rules.Apply(d)
+		require.NoError(t, err)
+		out, err := json.Marshal(d.Content)
+		require.NoError(t, err)
+		return string(out)
+	}
+	raw := rewritten(`{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition","metadata":{"name":"berths.sea.example.org"},"spec":{"group":"sea.example.org","conversion":{"strategy":"Webhook","webhook":{"clientConfig":{"service":{"name":"hooks","namespace":"port"}}}},"versions":[{"name":"v1alpha1","served":true,"storage":true},{"name":"v1","served":true,"storage":false}]}}`)
+	require.Contains(t, raw, `"versions":[{"name":"v1alpha1","served":true,"storage":false},{"name":"v1","served":true,"storage":true}]`)
+	require.NotContains(t, raw, "conversion")
+	require.Contains(t, raw, `"kubectl-backup.io/temporary":"true"`)
+	require.NotContains(t, rewritten(`{"apiVersion":"sea.example.org/v1","kind":"Berth","metadata":{"name":"b","namespace":"port","finalizers":["port.example.org/pilot"]}}`), "finalizers")
+}
+
 func TestAnAssertionThatFailsIsNoPass(t *testing.T) {
 	pod := func(phase string) map[string]any {
 		return map[string]any{"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"name": "p", "namespace": "drill-1-shop"}, "status": map[string]any{"phase": phase}}
@@ -91,6 +117,28 @@ func TestAnAssertionThatFailsIsNoPass(t *testing.T) {
 	require.False(t, d.report.Passed)
 	require.Equal(t, 1, d.report.ExitCode)
 	require.Equal(t, []string{"assertion assert[0]", "assertion assert[1]", "assertion assert[2]", "assertion assert[3]"}, Verdict(d.report).Failed)
+}
+
+// What is at work, or waits for what a drill keeps away, is not sick.
+func TestHealthOfWhatIsAtWork(t *testing.T) {
+	for raw, want := range map[string]bool{
+		`{"apiVersion":"batch/v1","kind":"Job","metadata":{"name":"j"},"status":{"active":1}}`:                                                                                     true,
+		`{"apiVersion":"batch/v1","kind":"Job","metadata":{"name":"j"},"status":{"conditions":[{"type":"Failed","status":"True"}]}}`:                                               false,
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{"restartPolicy":"Never"},"status":{"phase":"Running"}}`:                                                   true,
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{"restartPolicy":"Never"},"status":{"phase":"Pending"}}`:                                                   false,
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{"restartPolicy":"Always"},"status":{"phase":"Running","conditions":[{"type":"Ready","status":"False"}]}}`: false,
+		`{"apiVersion":"autoscaling/v2","kind":"HorizontalPodAutoscaler","metadata":{"name":"h"},"status":{"currentReplicas":1,"desiredReplicas":0}}`:                              true,
+		`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"d"},"spec":{"replicas":1},"status":{"observedGeneration":0,"updatedReplicas":0}}`:                         false,
+		`{"apiVersion":"networking.k8s.io/v1","kind":"Ingress","metadata":{"name":"i"},"status":{"loadBalancer":{}}}`:                                                              true,
+	} {
+		o, err := object.Parse([]byte(raw))
+		require.NoError(t, err)
+		content, err := o.Content()
+		require.NoError(t, err)
+		good, err := healthy(content)
+		require.NoError(t, err)
+		require.Equal(t, want, good, raw)
+	}
 }
 
 func TestExpectations(t *testing.T) {

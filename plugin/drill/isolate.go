@@ -8,11 +8,9 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -26,8 +24,6 @@ const (
 	// labelDrill stands on the namespaces of one drill, which see each other.
 	labelDrill = "kubectl-backup.io/drill"
 	policyName = "kubectl-backup-drill"
-	// removal bounds the wait for one thing to be gone.
-	removal = 3 * time.Minute
 )
 
 // isolate makes the namespaces, each closed before anything is in it.
@@ -106,44 +102,6 @@ func denyAll(namespace, label string) *networkingv1.NetworkPolicy {
 			Ingress:     []networkingv1.NetworkPolicyIngressRule{{From: among}},
 			Egress:      []networkingv1.NetworkPolicyEgressRule{{To: among}, {To: dns, Ports: ports}},
 		},
-	}
-}
-
-// remove removes the namespaces and waits until they and their volumes are
-// gone. What stays is in the report.
-func (d *drill) remove(ctx context.Context) {
-	var volumes []string
-	for to, uid := range d.made {
-		of, err := mover.RemoveNamespace(ctx, d.Restore.Target, to, uid)
-		volumes = append(volumes, of...)
-		if err != nil && !apierrors.IsNotFound(err) {
-			d.warn("remove namespace %s: %s", to, err)
-		}
-	}
-	for to := range d.made {
-		d.awaitGone(ctx, "Namespace", to)
-	}
-	for _, name := range volumes {
-		d.awaitGone(ctx, "PersistentVolume", name)
-	}
-	slices.Sort(d.report.Left)
-	if len(d.report.Left) > 0 {
-		d.warn("not everything was removed; cleanup tries again, and what it names is in the way of that")
-	}
-}
-
-func (d *drill) awaitGone(ctx context.Context, kind, name string) {
-	ctx, cancel := context.WithTimeoutCause(ctx, removal, errNotGone)
-	defer cancel()
-	k, err := d.Restore.Target.FindKind(ctx, "", "v1", kind)
-	if err == nil {
-		err = d.Restore.Target.WaitFor(ctx, k, "", name, func(o *object.Object) (bool, error) { return o == nil, nil })
-	}
-	if _, _, denied := kube.Denied(err); denied && kind == "PersistentVolume" {
-		return // who may not look at volumes has the cluster's word for it
-	}
-	if err != nil && !apierrors.IsNotFound(err) {
-		d.report.Left = append(d.report.Left, fmt.Sprintf("%s %s: %s", kind, name, err))
 	}
 }
 

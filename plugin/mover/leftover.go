@@ -47,7 +47,8 @@ const snapshots, groupSnapshots = "snapshot.storage.k8s.io", "groupsnapshot.stor
 // temporaryKinds are in the order in which they are removed: what uses before
 // what is used.
 var temporaryKinds = []temporaryKind{
-	{kind: "Namespace", clustered: true}, // of a drill
+	{kind: "Namespace", clustered: true}, // of a drill, as are definitions
+	{group: definitionGroup, kind: definitionKind, clustered: true},
 	{group: "batch", kind: "Job"},
 	{kind: "Pod"},
 	{kind: "Secret"},
@@ -291,6 +292,9 @@ func (l Left) remove(ctx context.Context, c *kube.Cluster) error {
 		return err
 	case l.Ref.Kind == "Namespace":
 		_, err := RemoveNamespace(ctx, c, l.Ref.Name, l.UID)
+		return err
+	case l.Ref.Kind == definitionKind:
+		_, err := RemoveDefinition(ctx, c, l.Ref.Name, l.UID)
 		return err
 	}
 	if l.content != "" {
