@@ -126,10 +126,10 @@ func defused(made map[kind]lack) *v1alpha1.RewriteSet {
 	// The server that converted is not reached, or its certificate is for where
 	// it was; and nothing could be read or removed any more once it is gone.
 	// Objects are kept as they were saved instead.
-	rule("nobody converts", definitions, v1alpha1.RewriteRule{Remove: []string{"spec.conversion"}, Set: []v1alpha1.FieldValue{value("spec.versions[].storage", false)}})
+	rule("nobody converts", definitions, v1alpha1.RewriteRule{Priority: 1, Remove: []string{"spec.conversion"}, Set: []v1alpha1.FieldValue{value("spec.versions[].storage", false)}})
 	for n, k := range slices.SortedFunc(maps.Values(made), func(a, b lack) int { return strings.Compare(a.definition, b.definition) }) {
 		rule("objects are kept as they were saved: "+k.definition, definitions, v1alpha1.RewriteRule{
-			Match: v1alpha1.RewriteMatch{Names: []string{k.definition}}, Priority: n + 1, Set: []v1alpha1.FieldValue{value("spec.versions[name="+k.version+"].storage", true)},
+			Match: v1alpha1.RewriteMatch{Names: []string{k.definition}}, Priority: n + 2, Set: []v1alpha1.FieldValue{value("spec.versions[name="+k.version+"].storage", true)},
 		})
 	}
 	var routes []string

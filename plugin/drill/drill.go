@@ -125,16 +125,26 @@ func (d *drill) run(ctx context.Context) error {
 }
 
 // survey finds out what is in the backup, before anything is written: only its
-// definitions are read, of other objects the names.
+// definitions and one object of each kind are read, of others the names.
 func (d *drill) survey(ctx context.Context) error {
 	spaces, kinds := map[string]bool{}, map[kind]string{}
 	definitions := map[kind]string{}
 	err := d.Restore.Repository.ObjectsOf(ctx, *d.Restore.Record, func(r v1alpha1.Ref) bool {
+		k := kind{r.Group, r.Kind}
+		_, seen := kinds[k]
 		if r.Namespace != "" {
-			spaces[r.Namespace], kinds[kind{r.Group, r.Kind}] = true, r.Version
+			spaces[r.Namespace] = true
+			if !seen {
+				kinds[k] = ""
+			}
 		}
-		return r.Kind == definition && r.Namespace == ""
+		// One object of each kind says at which version they were saved.
+		return r.Namespace == "" && r.Kind == definition || r.Namespace != "" && !seen && strings.Contains(r.Group, ".")
 	}, func(o *object.Object) error {
+		if o.Ref.Kind != definition {
+			kinds[kind{o.Ref.Group, o.Ref.Kind}] = o.Ref.Version
+			return nil
+		}
 		content, err := o.Content()
 		if err != nil {
 			return err
