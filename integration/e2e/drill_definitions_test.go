@@ -53,7 +53,7 @@ func TestDrillOfKindsOfItsOwn(t *testing.T) {
 	}
 	there := []string{"latest", "-f", file, "--to-context", "dst", "--map-storage-class", "snap=snap-premium"}
 	before := definitionsIn(t, "dst")
-	report, r = drilled(t, there...)
+	_, r = drilled(t, there...)
 	require.Equal(t, 1, r.code, "kinds that the cluster lacks were passed over: %s", r.stderr)
 	require.Contains(t, r.stdout, "--create-definitions")
 	require.Equal(t, before, definitionsIn(t, "dst"))
