@@ -172,5 +172,3 @@ func (o *moverTaskOptions) restore(ctx context.Context, repo *repository.Reposit
 	}
 	return mover.Result{Files: put.Files, Bytes: put.Bytes, Lost: put.Lost, Issues: put.Issues}, nil
 }
-
-// limitMemory tells the runtime what the container may use, so that it frees

@@ -48,15 +48,12 @@ func (m *carrier) ephemeral(ctx context.Context, line *v1alpha1.VolumeLine, sink
 // often be mounted on one node only.
 func (m *carrier) helper(claim, node string, like *corev1.PodSpec) func(context.Context, *v1alpha1.VolumeLine, func(io.Reader, decodeFunc) error) error {
 	return func(ctx context.Context, line *v1alpha1.VolumeLine, sink func(io.Reader, decodeFunc) error) error {
-		where := []string{"--root", mover.Root}
-		if line.VolumeMode == "Block" {
-			where = []string{"--device", mover.Device}
-		}
-		pod := mover.Helper{
+		h := mover.Helper{
 			Namespace: line.Ref.Namespace, Image: m.image, Claim: claim, ReadOnly: true, Block: line.VolumeMode == "Block", Mover: m.mover, Node: node, Like: like,
-		}.Pod()
+		}
+		pod := h.Pod()
 		err := mover.With(ctx, m.cluster, pod, func(name string) error {
-			return m.send(ctx, kube.ExecOptions{Namespace: pod.Namespace, Pod: name, Container: "mover"}, sink, where...)
+			return m.send(ctx, kube.ExecOptions{Namespace: pod.Namespace, Pod: name, Container: "mover"}, sink, h.At()...)
 		})
 		if errors.Is(err, mover.ErrNotRemoved) {
 			line.Warnings = append(line.Warnings, oneLine(err))

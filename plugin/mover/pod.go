@@ -50,6 +50,14 @@ type Helper struct {
 	Like  *corev1.PodSpec
 }
 
+// At are the flags by which the program in the pod finds the volume.
+func (h Helper) At() []string {
+	if h.Block {
+		return []string{"--device", Device}
+	}
+	return []string{"--root", Root}
+}
+
 // Pod is one that waits to be used.
 func (h Helper) Pod() *corev1.Pod {
 	root, no, grace := int64(0), false, int64(0)

@@ -46,8 +46,8 @@ type Request struct {
 type Plan struct {
 	Document v1alpha1.Document
 	Graph    *graph.Graph
-	// Lost are objects that would be saved and that Request.Keep was not called
-	// with: they were gone when they were read again.
+	// Lost are objects that would be saved and that Request.Keep, where there is
+	// one, was not called with: they were gone when they were read again.
 	Lost map[v1alpha1.Ref]bool // by Ref.Key
 	// Hooks are what the lines of Document.Hooks run, one for each.
 	Hooks []Hook
@@ -100,8 +100,7 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 // fill writes all lines of the plan and what goes with them. The cluster is
 // asked for nothing more but objects that volume rules look into.
 func (inv *inventory) fill(ctx context.Context, p *Plan, c *graph.Closure, m *membership) error {
-	inv.describe(&p.Document, c, m)
-	p.Lost = inv.lost(&p.Document)
+	inv.describe(p, c, m)
 	if err := inv.volumes(ctx, &p.Document, m); err != nil {
 		return err
 	}

@@ -332,7 +332,9 @@ func (m *membership) workload(pods []*pod, self v1alpha1.Ref) *v1alpha1.Ref {
 }
 
 // describe writes the groups and a line for each object.
-func (inv *inventory) describe(d *v1alpha1.Document, c *graph.Closure, m *membership) {
+func (inv *inventory) describe(p *Plan, c *graph.Closure, m *membership) {
+	d := &p.Document
+	p.Lost = map[v1alpha1.Ref]bool{}
 	for _, grp := range m.groups {
 		d.Groups = append(d.Groups, v1alpha1.GroupLine{Name: grp.Name, Workloads: orEmpty(grp.Workloads), Edges: orEmpty(grp.Edges), Waves: grp.Waves, Cycles: grp.Cycles})
 	}
@@ -360,6 +362,9 @@ func (inv *inventory) describe(d *v1alpha1.Document, c *graph.Closure, m *member
 		} else if reason, absent := inv.absent[key]; absent {
 			line.Outcome, line.Reason = v1alpha1.OutcomeUnread, reason
 		}
+		if line.Outcome == v1alpha1.OutcomeInclude && !mark.kept && inv.r.Keep != nil {
+			p.Lost[key] = true
+		}
 		d.Objects = append(d.Objects, line)
 	}
 	for _, r := range c.Referred {
@@ -374,17 +379,6 @@ func (inv *inventory) describe(d *v1alpha1.Document, c *graph.Closure, m *member
 		name := entryName(e, i)
 		d.Select = append(d.Select, v1alpha1.SelectLine{Name: name, Matched: inv.matched[name], Optional: e.Optional})
 	}
-}
-
-// lost are the objects that would be saved and were not handed over.
-func (inv *inventory) lost(d *v1alpha1.Document) map[v1alpha1.Ref]bool {
-	lost := map[v1alpha1.Ref]bool{}
-	for _, line := range d.Objects {
-		if line.Outcome == v1alpha1.OutcomeInclude && !inv.mark(line.Ref).kept {
-			lost[line.Ref.Key()] = true
-		}
-	}
-	return lost
 }
 
 // describeMissing names what members refer to and what is not there. A

@@ -83,7 +83,7 @@ func (p *Plan) eachMissingNamespace(ctx context.Context, o kube.WriteOptions) er
 			if err == nil || apierrors.IsAlreadyExists(err) {
 				break
 			}
-			if n == attempts || !transient(err) {
+			if !p.again(n, err) {
 				p.unmadeNamespaces[name] = fmt.Sprintf("namespace %s could not be made: %s", name, err)
 				break
 			}

@@ -54,11 +54,10 @@ func (p *Plan) needsOthers(d *rewrite.Draft) (bool, error) {
 	return false, err
 }
 
-// isSaved says whether an object is in the backup; the lines of its report are
-// in order.
+// isSaved says whether an object is in the backup, or comes back with its owner.
 func (p *Plan) isSaved(key v1alpha1.Ref) bool {
-	n, ok := slices.BinarySearchFunc(p.saved.Objects, key, func(l v1alpha1.ObjectLine, key v1alpha1.Ref) int { return l.Ref.Key().Compare(key) })
-	return ok && (p.saved.Objects[n].Outcome == v1alpha1.OutcomeSaved || p.saved.Objects[n].Outcome == v1alpha1.OutcomeLeftToOwner)
+	line, ok := p.savedLine(key)
+	return ok && (line.Outcome == v1alpha1.OutcomeSaved || line.Outcome == v1alpha1.OutcomeLeftToOwner)
 }
 
 // noteNamed notes what an object needs by name, as it will be.

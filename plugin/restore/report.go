@@ -61,21 +61,29 @@ func (p *Plan) Document() *v1alpha1.Document {
 	return d
 }
 
+// savedLine is what the run's report says about an object, until takeLines; its
+// lines are in order.
+func (p *Plan) savedLine(key v1alpha1.Ref) (line v1alpha1.ObjectLine, ok bool) {
+	n, ok := slices.BinarySearchFunc(p.saved.Objects, key, func(l v1alpha1.ObjectLine, key v1alpha1.Ref) int { return l.Ref.Key().Compare(key) })
+	if ok {
+		line = p.saved.Objects[n]
+	}
+	return line, ok
+}
+
 // takeLines takes out of the run's report what its lines and waves say about
 // the objects, and lets go of them: they take as much memory as the items.
 func (p *Plan) takeLines() {
-	byKey := func(l v1alpha1.ObjectLine, key v1alpha1.Ref) int { return l.Ref.Key().Compare(key) }
-	lines := p.saved.Objects
 	names := map[string]string{}
 	for i := range p.saved.Groups {
 		names[p.saved.Groups[i].Name], p.saved.Groups[i].Waves = p.saved.Groups[i].Name, nil
 	}
 	for _, i := range p.items {
-		if n, ok := slices.BinarySearchFunc(lines, i.saved.Key(), byKey); ok {
-			i.line.Group = names[lines[n].Group]
+		if line, ok := p.savedLine(i.saved.Key()); ok {
+			i.line.Group = names[line.Group]
 		}
 	}
-	for _, line := range lines {
+	for _, line := range p.saved.Objects {
 		if line.Outcome == v1alpha1.OutcomeLeftToOwner && p.bySaved[line.Ref.Key()] == nil {
 			p.leftToOwners = append(p.leftToOwners, line)
 		}

@@ -266,14 +266,14 @@ func (p *Plan) putData(ctx context.Context, v *volumeItem) error {
 	if err != nil || reason == "" {
 		return err
 	}
-	to := []string{"--root", mover.Root, "--extra", "remove"}
-	if v.line.VolumeMode == "Block" {
-		to = []string{"--device", mover.Device}
-	}
-	pod := mover.Helper{
+	h := mover.Helper{
 		Namespace: v.owner.ref.Namespace, Image: p.request.Image, Claim: v.owner.ref.Name, Block: v.line.VolumeMode == "Block",
 		Mover: p.request.Transport.Mover, Like: p.userPod(ctx, v),
-	}.Pod()
+	}
+	pod, to := h.Pod(), h.At()
+	if !h.Block {
+		to = append(to, "--extra", "remove")
+	}
 	pod.Labels[kube.LabelRun] = p.request.Record.ID
 	err = mover.With(ctx, p.request.Target, pod, func(name string) error {
 		return p.receive(ctx, v, methodHelper, kube.ExecOptions{Namespace: pod.Namespace, Pod: name, Container: "mover"}, to...)
