@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -72,20 +71,16 @@ func (o *objectBench) mixed(ctx context.Context) error {
 
 // createMixed returns the seconds of a bare loop of creates in a new
 // namespace.
-func (o *objectBench) createMixed(parent context.Context, namespace string) (float64, error) {
-	if err := o.namespace(parent, namespace); err != nil {
+func (o *objectBench) createMixed(ctx context.Context, namespace string) (float64, error) {
+	if err := o.namespace(ctx, namespace); err != nil {
 		return 0, err
 	}
 	started := time.Now()
-	group, ctx := errgroup.WithContext(parent)
-	group.SetLimit(workers)
-	for n := 0; n < few && ctx.Err() == nil; n++ {
-		group.Go(func() error { return o.createOne(ctx, namespace, n) })
-	}
-	if err := group.Wait(); err != nil {
+	err := creates(ctx, 0, few, func(ctx context.Context, n int) error { return o.createOne(ctx, namespace, n) })
+	if err != nil {
 		return 0, err
 	}
-	err := o.observed(parent, namespace)
+	err = o.observed(ctx, namespace)
 	return time.Since(started).Seconds(), err
 }
 

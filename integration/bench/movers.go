@@ -232,10 +232,7 @@ func (o *ourMover) create(ctx context.Context) error {
 	if err := os.MkdirAll(o.dir, 0o700); err != nil {
 		return err
 	}
-	spec := map[string]any{
-		"apiVersion": "kubectl-backup.io/v1alpha1", "kind": "BackupRemote", "metadata": map[string]string{"name": "bench"}, "spec": o.remote,
-	}
-	text, err := json.Marshal(spec)
+	text, err := remoteDocument("bench", o.remote)
 	if err != nil {
 		return err
 	}
@@ -243,10 +240,7 @@ func (o *ourMover) create(ctx context.Context) error {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, o.binary, "init", "-f", file, "--remote", "bench")
-	cmd.Env = append(os.Environ(), "KUBECTL_BACKUP_PASSWORD="+password)
-	_, err = called(cmd)
-	return err
+	return plugin{binary: o.binary}.init(ctx, "-f", file, "--remote", "bench")
 }
 
 func (o *ourMover) do(ctx context.Context, folder string, task mover.Task) (usage, error) {

@@ -127,15 +127,20 @@ func (o *objectBench) namespace(ctx context.Context, name string) error {
 	return err
 }
 
-// create is the bare loop of creates.
+// create creates small objects.
 func (o *objectBench) create(ctx context.Context, namespace string, from, to int) error {
+	return creates(ctx, from, to, func(ctx context.Context, n int) error {
+		_, err := o.typed.CoreV1().ConfigMaps(namespace).Create(ctx, smallObject(n), metav1.CreateOptions{})
+		return err
+	})
+}
+
+// creates is the bare loop of creates.
+func creates(ctx context.Context, from, to int, create func(ctx context.Context, n int) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(workers)
 	for n := from; n < to && ctx.Err() == nil; n++ {
-		group.Go(func() error {
-			_, err := o.typed.CoreV1().ConfigMaps(namespace).Create(ctx, smallObject(n), metav1.CreateOptions{})
-			return err
-		})
+		group.Go(func() error { return create(ctx, n) })
 	}
 	return group.Wait()
 }

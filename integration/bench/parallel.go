@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,7 +10,6 @@ import (
 
 	"github.com/kubectl-backup/kubectl-backup/integration/cluster"
 	"github.com/kubectl-backup/kubectl-backup/integration/objectstore"
-	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
 const (
@@ -51,9 +49,7 @@ func (b *bench) parallel(ctx context.Context, c *cluster.Cluster) (err error) {
 	defer func() { err = errors.Join(err, server.Close()) }()
 	p := plugin{filepath.Join(b.root, "bin", "kubectl-backup"), c.Kubeconfig()}
 	capture := func(name string, atOnce int) (float64, error) {
-		remote, err := json.Marshal(map[string]any{
-			"apiVersion": v1alpha1.APIVersion, "kind": "BackupRemote", "metadata": map[string]string{"name": "main"}, "spec": server.Spec(name),
-		})
+		remote, err := remoteDocument("main", server.Spec(name))
 		if err != nil {
 			return 0, err
 		}

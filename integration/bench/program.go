@@ -63,6 +63,11 @@ func (p plugin) init(ctx context.Context, flags ...string) error {
 	return nil
 }
 
+// remoteDocument is a BackupRemote with a name.
+func remoteDocument(name string, spec v1alpha1.BackupRemoteSpec) ([]byte, error) {
+	return json.Marshal(map[string]any{"apiVersion": v1alpha1.APIVersion, "kind": "BackupRemote", "metadata": map[string]string{"name": name}, "spec": spec})
+}
+
 // measure runs a command to its end. The mark is read from /proc while it
 // runs: what wait4 returns includes the parent's memory before the exec.
 func measure(cmd *exec.Cmd) (usage, error) {

@@ -1,8 +1,6 @@
 package e2e
 
 import (
-	"fmt"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -184,27 +182,11 @@ spec:
 	kept("its disk could go with it, because its reclaim policy is Delete")
 	_, err := dst.Patch(t.Context(), volumes, "", disk, types.MergePatchType, []byte(`{"spec":{"persistentVolumeReclaimPolicy":"Retain"}}`), kube.WriteOptions{})
 	require.NoError(t, err)
-	dst.apply(`
-apiVersion: v1
-kind: Namespace
-metadata: {name: $NS}
----
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {name: books, namespace: $NS}
-spec: {storageClassName: "", volumeName: $DISK, accessModes: [ReadWriteOnce], resources: {requests: {storage: 2Mi}}}
-`, names...)
-	phase := func(want string) {
-		t.Helper()
-		dst.eventually(func() (bool, string) {
-			status := dst.must("v1", "PersistentVolume", "", disk)["status"]
-			return strings.Contains(fmt.Sprint(status), want), fmt.Sprint(status)
-		})
-	}
-	phase("Bound")
+	dst.apply(claimOfDisk, names...)
+	dst.awaitPhase(disk, "Bound")
 	kept("bound to a claim")
 	require.NoError(t, dst.Delete(t.Context(), dst.kind("v1", "PersistentVolumeClaim"), ns, "books", kube.DeleteOptions{}))
-	phase("Released")
+	dst.awaitPhase(disk, "Released")
 	was := dst.must("v1", "PersistentVolume", "", disk)
 	r.DryRun = restore.DryRunNone
 	d := complete(t, r)

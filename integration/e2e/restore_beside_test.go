@@ -80,20 +80,9 @@ spec:
   claimRef: {kind: PersistentVolumeClaim, apiVersion: v1, name: books, namespace: $NS}
   csi: {driver: disk.example.org, volumeHandle: $DISK}
 ---
-apiVersion: v1
-kind: Namespace
-metadata: {name: $NS}
----
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {name: books, namespace: $NS}
-spec: {storageClassName: "", volumeName: $DISK, accessModes: [ReadWriteOnce], resources: {requests: {storage: 2Mi}}}
-`
+` + claimOfDisk
 	dst.apply(text, "$NS", ns, "$DISK", disk, "$UID", "")
-	dst.eventually(func() (bool, string) {
-		status := dst.must("v1", "PersistentVolume", "", disk)["status"]
-		return strings.Contains(fmt.Sprint(status), "Bound"), fmt.Sprint(status)
-	})
+	dst.awaitPhase(disk, "Bound")
 	volume := dst.must("v1", "PersistentVolume", "", disk)
 	r := newBackup(t).addYAML(text, "$NS", ns, "$DISK", disk, "$UID", ", uid: pv1").request(dst)
 	r.Namespaces = map[string]string{ns: ns + "-copy"}
@@ -253,35 +242,20 @@ spec:
   storageClassName: ""
   csi: {driver: disk.example.org, volumeHandle: $DISK}
 ---
-apiVersion: v1
-kind: Namespace
-metadata: {name: $NS}
----
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {name: books, namespace: $NS}
-spec: {storageClassName: "", volumeName: $DISK, accessModes: [ReadWriteOnce], resources: {requests: {storage: 2Mi}}}
-`, "$NS", ns, "$DISK", disk)
-	phase := func(want string) {
-		t.Helper()
-		dst.eventually(func() (bool, string) {
-			status := dst.must("v1", "PersistentVolume", "", disk)["status"]
-			return field(map[string]any{"status": status}, "status", "phase") == want, fmt.Sprint(status)
-		})
-	}
-	phase("Bound")
+`+claimOfDisk, "$NS", ns, "$DISK", disk)
+	dst.awaitPhase(disk, "Bound")
 	volume, err := dst.get("v1", "PersistentVolume", "", disk)
 	require.NoError(t, err)
 	r := newBackup(t).addNamespace(dst, ns).add(volume).request(dst)
 	require.NoError(t, dst.Delete(t.Context(), dst.kind("v1", "PersistentVolumeClaim"), ns, "books", kube.DeleteOptions{}))
-	phase("Released")
+	dst.awaitPhase(disk, "Released")
 	r.DryRun = restore.DryRunServer
 	plan := run(t, r)
 	require.Contains(t, line(t, plan, "PersistentVolumeClaim", "books").Reason, "would be free for it again")
 	r.DryRun = restore.DryRunNone
 	d := complete(t, r)
 	predicted(t, *plan, *d)
-	phase("Bound")
+	dst.awaitPhase(disk, "Bound")
 	is := dst.must("v1", "PersistentVolume", "", disk)
 	require.Equal(t, volume.UID, field(is, "metadata", "uid"))
 	require.Equal(t, field(dst.must("v1", "PersistentVolumeClaim", ns, "books"), "metadata", "uid"), field(is, "spec", "claimRef", "uid"))

@@ -117,6 +117,27 @@ func (p *place) removeAfterwards(k kube.Kind, name string) {
 	})
 }
 
+// claimOfDisk is a namespace with a claim to the volume $DISK, which somebody
+// made by hand.
+const claimOfDisk = `apiVersion: v1
+kind: Namespace
+metadata: {name: $NS}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: books, namespace: $NS}
+spec: {storageClassName: "", volumeName: $DISK, accessModes: [ReadWriteOnce], resources: {requests: {storage: 2Mi}}}
+`
+
+// awaitPhase waits until a PersistentVolume is Bound, or Released.
+func (p *place) awaitPhase(disk, phase string) {
+	p.t.Helper()
+	p.eventually(func() (bool, string) {
+		volume := p.must("v1", "PersistentVolume", "", disk)
+		return field(volume, "status", "phase") == phase, fmt.Sprint(volume["status"])
+	})
+}
+
 // removeNamespace deletes a namespace that the restore makes.
 func (p *place) removeNamespace(name string) {
 	p.removeAfterwards(p.kind("v1", "Namespace"), name)
