@@ -62,7 +62,8 @@ func Run(ctx context.Context, r Request) (*v1alpha1.Document, error) {
 			_ = session.Abort(context.WithoutCancel(ctx))
 		}
 	}()
-	swept := mover.Sweep(ctx, r.Plan.Cluster, r.Plan.Policy.Namespace)
+	namespace := r.Plan.Policy.Namespace
+	swept := mover.Sweep(ctx, r.Plan.Cluster, mover.Search{Namespace: namespace, NoSnapshots: namespace != "" && !r.Plan.Policy.Spec.MaySnapshot()})
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}

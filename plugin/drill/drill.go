@@ -86,7 +86,7 @@ func Run(ctx context.Context, r Request) (*v1alpha1.DrillReport, error) {
 	if err := d.survey(ctx); err != nil {
 		return nil, err
 	}
-	if err := mover.Sweep(ctx, r.Restore.Target, ""); err != nil {
+	if err := mover.Sweep(ctx, r.Restore.Target, mover.Search{}); err != nil {
 		d.warn("what an earlier run left behind could not be removed: %s", err)
 	}
 	err = d.run(ctx)

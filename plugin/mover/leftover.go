@@ -96,6 +96,10 @@ func (l Left) String() string {
 type Search struct {
 	// Namespace is the only one to look in; empty means all.
 	Namespace string
+	// NoSnapshots leaves out what controllers made for snapshots, which has to
+	// be looked for in the whole cluster. For a policy that takes none, who may
+	// see one namespace only is not made to ask for more.
+	NoSnapshots bool
 	// Foreign is the age at which things of other hosts, whose processes
 	// cannot be looked at, are taken for left behind. Zero means an hour, and a
 	// day for what may be in use.
@@ -131,6 +135,9 @@ func LeftBehind(ctx context.Context, c *kube.Cluster, s Search) (Found, error) {
 		})
 	}
 	group.Go(func() (err error) {
+		if s.NoSnapshots {
+			return nil
+		}
 		remnants, all.Unread, err = snapshot.Remnants(ctx, c, s.Namespace)
 		return err
 	})
@@ -391,8 +398,8 @@ func (l Left) letVolumeGo(ctx context.Context, c *kube.Cluster) error {
 
 // Sweep removes what dead runs left behind. What the caller may not list, it
 // has not made there either.
-func Sweep(ctx context.Context, c *kube.Cluster, namespace string) error {
-	found, err := LeftBehind(ctx, c, Search{Namespace: namespace})
+func Sweep(ctx context.Context, c *kube.Cluster, s Search) error {
+	found, err := LeftBehind(ctx, c, s)
 	if err != nil {
 		return err
 	}

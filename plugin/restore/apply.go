@@ -24,7 +24,7 @@ const established = time.Minute
 
 // execute does what the plan says.
 func (p *Plan) execute(ctx context.Context) error {
-	if err := mover.Sweep(ctx, p.request.Target, ""); err != nil {
+	if err := mover.Sweep(ctx, p.request.Target, mover.Search{}); err != nil {
 		p.warnings = append(p.warnings, "what an earlier run left behind could not be removed: "+err.Error())
 	}
 	if err := p.makeNamespaces(ctx); err != nil {

@@ -492,3 +492,20 @@ func requirePlace(t *testing.T, err error) {
 		require.Regexp(t, `^f\.yaml:\d+:`, l)
 	}
 }
+
+func TestMaySnapshot(t *testing.T) {
+	skip, some := VolumeRule{Method: MethodSkip}, VolumeRule{Method: MethodStream, Match: "volume.kind == 'emptyDir'"}
+	for name, c := range map[string]struct {
+		rules []VolumeRule
+		may   bool
+	}{
+		"no rule":                        {nil, true},
+		"all skipped":                    {[]VolumeRule{skip}, false},
+		"some streamed, the rest auto":   {[]VolumeRule{some}, true},
+		"some streamed, the rest not":    {[]VolumeRule{some, skip}, false},
+		"one of them by snapshot":        {[]VolumeRule{{Method: MethodSnapshot, Match: "true"}, skip}, true},
+		"a snapshot that is never meant": {[]VolumeRule{skip, {Method: MethodSnapshot}}, false},
+	} {
+		require.Equal(t, c.may, (&BackupPolicySpec{Volumes: c.rules}).MaySnapshot(), name)
+	}
+}

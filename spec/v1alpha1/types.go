@@ -46,6 +46,19 @@ type BackupPolicySpec struct {
 	Drill        *Drill       `json:"drill,omitempty"`
 }
 
+// MaySnapshot says whether any volume can come to a method that takes snapshots.
+func (s *BackupPolicySpec) MaySnapshot() bool {
+	for _, r := range s.Volumes {
+		if r.Method == MethodAuto || r.Method == MethodSnapshot {
+			return true
+		}
+		if r.Match == "" {
+			return false // no rule after it is looked at
+		}
+	}
+	return true
+}
+
 // SelectEntry matches objects by kind, namespace, labels and expression.
 type SelectEntry struct {
 	// Name appears in reports.
