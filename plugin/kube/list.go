@@ -30,6 +30,7 @@ const (
 type ListOptions struct {
 	Namespace     string // empty: all
 	LabelSelector string
+	FieldSelector string
 	PageSize      int64 // 0: 500
 }
 
@@ -166,6 +167,9 @@ func (l *lister) request(token string) request {
 	}
 	if l.options.LabelSelector != "" {
 		query.Set("labelSelector", l.options.LabelSelector)
+	}
+	if l.options.FieldSelector != "" {
+		query.Set("fieldSelector", l.options.FieldSelector)
 	}
 	return request{verb: "list", method: http.MethodGet, kind: l.kind, namespace: l.options.Namespace, query: query}
 }

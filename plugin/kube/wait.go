@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,14 +25,26 @@ import (
 // cond ends the wait and is returned as it is. The error at the end of the
 // context says what was last seen.
 func (c *Cluster) WaitFor(ctx context.Context, k Kind, namespace, name string, cond func(*object.Object) (bool, error)) error {
-	w := &waiter{c: c, kind: k, namespace: namespace, name: name, cond: cond}
+	return c.WaitForEach(ctx, k, namespace, []string{name}, func(_ string, o *object.Object) (bool, error) { return cond(o) })
+}
+
+// WaitForEach is WaitFor for several objects of one kind and namespace, with one
+// watch. cond is called from one goroutine, and not again for an object that it
+// holds for.
+func (c *Cluster) WaitForEach(ctx context.Context, k Kind, namespace string, names []string, cond func(name string, o *object.Object) (bool, error)) error {
+	w := &waiter{c: c, kind: k, namespace: namespace, cond: cond, waiting: make(map[string]bool, len(names))}
+	for _, n := range names {
+		w.waiting[n] = true
+	}
+	if len(names) == 1 {
+		w.only = "metadata.name=" + names[0]
+	}
 	for wait := c.backoff; ; wait = min(2*wait, 2*time.Second) {
-		version, ok, err := w.look(ctx)
-		if ok || err != nil {
-			return w.ended(ctx, err)
+		version, err := w.look(ctx)
+		if err == nil && version != "" && len(w.waiting) > 0 {
+			err = w.watch(ctx, version)
 		}
-		ok, err = w.watch(ctx, version)
-		if ok || err != nil {
+		if len(w.waiting) == 0 || err != nil {
 			return w.ended(ctx, err)
 		}
 		// The watch ended, as watches do. Never in a busy loop.
@@ -41,24 +55,33 @@ func (c *Cluster) WaitFor(ctx context.Context, k Kind, namespace, name string, c
 }
 
 type waiter struct {
-	c               *Cluster
-	kind            Kind
-	namespace, name string
-	cond            func(*object.Object) (bool, error)
-	asked           bool
-	seen            *object.Object
+	c         *Cluster
+	kind      Kind
+	namespace string
+	only      string // a field selector
+	cond      func(string, *object.Object) (bool, error)
+	waiting   map[string]bool // those for which the condition does not hold yet
+	// last is the name that was asked for last, and seen what was there.
+	last string
+	seen *object.Object
 }
 
 // condError is an error of the caller's condition.
 type condError struct{ error }
 
-func (w *waiter) check(o *object.Object) (bool, error) {
-	w.asked, w.seen = true, o
-	ok, err := w.cond(o)
-	if err != nil {
-		err = condError{err}
+func (w *waiter) check(name string, o *object.Object) error {
+	if !w.waiting[name] {
+		return nil
 	}
-	return ok, err
+	w.last, w.seen = name, o
+	ok, err := w.cond(name, o)
+	if err != nil {
+		return condError{err}
+	}
+	if ok {
+		delete(w.waiting, name)
+	}
+	return nil
 }
 
 func (w *waiter) ended(ctx context.Context, err error) error {
@@ -69,92 +92,96 @@ func (w *waiter) ended(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() == nil {
 		return err
 	}
+	names := slices.Sorted(maps.Keys(w.waiting))
 	last := "never seen"
 	switch {
 	case w.seen != nil:
 		last = "last seen: " + Summary(w.seen)
-	case w.asked:
+	case w.last != "":
 		last = "last seen: it does not exist"
 	}
-	return fmt.Errorf("wait for %s %s in namespace %q: %w (%s)", w.kind, w.name, w.namespace, context.Cause(ctx), last)
-}
-
-func (w *waiter) query() url.Values {
-	return url.Values{"fieldSelector": {"metadata.name=" + w.name}}
-}
-
-// look reads the object by a list, which has a version to watch from even when
-// the object is not there.
-func (w *waiter) look(ctx context.Context) (version string, ok bool, err error) {
-	body, err := w.c.read(ctx, request{verb: "list", method: http.MethodGet, kind: w.kind, namespace: w.namespace, query: w.query()})
-	if err != nil {
-		return "", false, err
+	what := names[0]
+	if more := len(names) - 1; more > 0 {
+		what = fmt.Sprintf("%s and %d more", what, more)
+		last = w.last + " " + last
 	}
-	var found *object.Object
-	meta, err := object.ParseList(body, w.kind.GVK.GroupVersion().String(), w.kind.GVK.Kind, func(o *object.Object) error {
-		found = o
-		return nil
+	return fmt.Errorf("wait for %s %s in namespace %q: %w (%s)", w.kind, what, w.namespace, context.Cause(ctx), last)
+}
+
+// look reads the objects by a list, which has a version to watch from even when
+// they are not there. It is empty where the list is not from one point in time.
+func (w *waiter) look(ctx context.Context) (version string, err error) {
+	absent := maps.Clone(w.waiting)
+	list, err := w.c.List(ctx, w.kind, ListOptions{Namespace: w.namespace, FieldSelector: w.only}, func(o *object.Object) error {
+		delete(absent, o.Ref.Name)
+		return w.check(o.Ref.Name, o)
 	})
 	if err != nil {
-		return "", false, err
+		return "", err
 	}
-	ok, err = w.check(found)
-	return meta.Version, ok, err
+	for name := range absent {
+		if err := w.check(name, nil); err != nil {
+			return "", err
+		}
+	}
+	if !list.Consistent {
+		return "", nil
+	}
+	return list.Version, nil
 }
 
-// watch follows the object until the condition holds or the watch ends, which
-// is no error.
-func (w *waiter) watch(ctx context.Context, version string) (bool, error) {
+// watch follows the objects until the condition holds for each or the watch
+// ends, which is no error.
+func (w *waiter) watch(ctx context.Context, version string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	q := w.query()
-	q.Set("watch", "true")
-	q.Set("resourceVersion", version)
+	q := url.Values{"watch": {"true"}, "resourceVersion": {version}}
+	if w.only != "" {
+		q.Set("fieldSelector", w.only)
+	}
 	r := request{verb: "watch", method: http.MethodGet, kind: w.kind, namespace: w.namespace, query: q}
 	resp, err := w.c.send(ctx, r)
 	if err != nil {
 		if _, again := w.c.again(r, err, 1); again || isExpired(err) {
-			return false, nil
+			return nil
 		}
-		return false, explain(w.c, r, err)
+		return explain(w.c, r, err)
 	}
 	defer resp.Body.Close()
 	events := json.NewDecoder(resp.Body)
-	for {
+	for len(w.waiting) > 0 {
 		var event struct {
 			Type   string          `json:"type"`
 			Object json.RawMessage `json:"object"`
 		}
 		if err := events.Decode(&event); err != nil {
-			if ctx.Err() != nil {
-				return false, ctx.Err()
-			}
-			return false, nil
+			return ctx.Err()
 		}
 		switch event.Type {
-		case "ADDED", "MODIFIED":
+		case "ADDED", "MODIFIED", "DELETED":
 			o, err := object.Parse(event.Object)
 			if err != nil {
-				return false, fmt.Errorf("%s: %w", r, err)
+				return fmt.Errorf("%s: %w", r, err)
 			}
-			if ok, err := w.check(o); ok || err != nil {
-				return ok, err
+			now := o
+			if event.Type == "DELETED" {
+				now = nil
 			}
-		case "DELETED":
-			if ok, err := w.check(nil); ok || err != nil {
-				return ok, err
+			if err := w.check(o.Ref.Name, now); err != nil {
+				return err
 			}
 		case "ERROR":
 			var status metav1.Status
 			if err := json.Unmarshal(event.Object, &status); err != nil {
-				return false, fmt.Errorf("%s: %w", r, err)
+				return fmt.Errorf("%s: %w", r, err)
 			}
 			if err := error(&apierrors.StatusError{ErrStatus: status}); !isExpired(err) && status.Code < 500 {
-				return false, explain(w.c, r, err)
+				return explain(w.c, r, err)
 			}
-			return false, nil
+			return nil
 		}
 	}
+	return nil
 }
 
 // condition is one of an object's status.conditions.

@@ -44,8 +44,10 @@ func (s *story) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func widgetAt(version int, phase string) string {
-	return fmt.Sprintf(`{"apiVersion":"shop.example/v1","kind":"Widget","metadata":{"name":"a","namespace":"den","resourceVersion":"%d"},"status":{"phase":%q,"conditions":[{"type":"Ready","status":"False","reason":"Cold"}]}}`, version, phase)
+func widgetAt(version int, phase string) string { return named("a", version, phase) }
+
+func named(name string, version int, phase string) string {
+	return fmt.Sprintf(`{"apiVersion":"shop.example/v1","kind":"Widget","metadata":{"name":%q,"namespace":"den","resourceVersion":"%d"},"status":{"phase":%q,"conditions":[{"type":"Ready","status":"False","reason":"Cold"}]}}`, name, version, phase)
 }
 
 func listed(items ...string) string {
@@ -111,6 +113,48 @@ func TestWaitForSaysWhatItLastSaw(t *testing.T) {
 	}
 	err := against(t, &story{steps: []string{listed(), "403"}}).WaitFor(t.Context(), widgets, "den", "a", never)
 	if verb, resource, ok := Denied(err); !ok || verb != "watch" || resource != "widgets" {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestWaitForEachSeesEveryObjectOnce(t *testing.T) {
+	for name, x := range map[string]struct {
+		steps []string
+		want  string // what the condition was asked, in order
+	}{
+		"there at once":             {[]string{listed(named("a", 1, "Ready"), named("b", 1, "Ready"), named("c", 1, "New"))}, "a=Ready b=Ready"},
+		"one at once, one later":    {[]string{listed(named("b", 1, "Ready")), event("MODIFIED", named("b", 2, "Cold")) + event("ADDED", named("a", 3, "Ready"))}, "b=Ready a= a=Ready"},
+		"others do not matter":      {[]string{listed(named("a", 1, "Ready"), named("b", 1, "New")), event("ADDED", named("c", 2, "Ready")) + event("MODIFIED", named("b", 3, "Ready"))}, "a=Ready b=New b=Ready"},
+		"the watch ends":            {[]string{listed(named("a", 1, "Ready"), named("b", 1, "New")), event("MODIFIED", named("b", 2, "Warm")), listed(named("a", 1, "Cold"), named("b", 3, "Ready"))}, "a=Ready b=New b=Warm b=Ready"},
+		"one goes":                  {[]string{listed(named("a", 1, "Ready"), named("b", 1, "New")), event("DELETED", named("b", 2, "New")) + event("ADDED", named("b", 3, "Ready"))}, "a=Ready b=New b= b=Ready"},
+		"a list of several times":   {[]string{`{"metadata":{"resourceVersion":"40","continue":"more"},"items":[` + named("a", 1, "Ready") + `]}`, "410", listed(named("a", 1, "Cold"), named("b", 1, "New")), listed(named("b", 2, "Ready"))}, "a=Ready b=New b=Ready"},
+		"the watch cannot be begun": {[]string{listed(named("a", 1, "Ready"), named("b", 1, "New")), "410", listed(named("b", 2, "Ready"))}, "a=Ready b=New b=Ready"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &story{steps: x.steps}
+			var asked []string
+			err := against(t, s).WaitForEach(t.Context(), widgets, "den", []string{"a", "b"}, func(name string, o *object.Object) (bool, error) {
+				phase := ""
+				if o != nil {
+					phase, _ = conditionsOf(o.Raw)
+				}
+				asked = append(asked, name+"="+phase)
+				return phase == "Ready", nil
+			})
+			if err != nil || strings.Join(asked, " ") != x.want || len(s.steps) != 0 {
+				t.Errorf("%v, asked %q, want %q, %d steps were not needed", err, asked, x.want, len(s.steps))
+			}
+			for _, q := range s.asked {
+				if strings.Contains(q, "fieldSelector") {
+					t.Errorf("asked %s", q)
+				}
+			}
+		})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	err := against(t, &story{steps: []string{listed(named("b", 1, "Stuck"))}}).WaitForEach(ctx, widgets, "den", []string{"b", "a", "c"}, func(string, *object.Object) (bool, error) { return false, nil })
+	if err == nil || !strings.Contains(err.Error(), "widgets.shop.example a and 2 more") {
 		t.Errorf("error %v", err)
 	}
 }
