@@ -101,12 +101,13 @@ func (o *drillOptions) Run(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	movers := s.moverOf(record.Policy)
 	progress := ui.NewProgress(e.ErrOut, isTerminal(e.ErrOut))
 	defer progress.Close()
 	report, err := drill.Run(ctx, drill.Request{
 		Restore: restore.Request{
 			Target: target, Repository: repo, Record: &record, Remote: s.remote.Name, ToolVersion: Version(),
-			StorageClasses: o.target.storageClasses, Image: moverImage(o.target.image, nil), Transport: s.transport(s.moverOf(record.Policy)),
+			StorageClasses: o.target.storageClasses, Image: moverImage(o.target.image, movers), Transport: s.transport(movers),
 			Parallel: o.target.parallel, Timeout: o.target.timeout, Progress: progress.Task,
 		},
 		Spec: checks, Definitions: o.definitions,

@@ -69,7 +69,7 @@ func computePlan(ctx context.Context, e *env, flags *specFlags, image string) (*
 	if err := checkRemote(s.remote); err != nil {
 		return nil, err
 	}
-	request, err := planRequest(e, s, moverImage(image, s.policy))
+	request, err := planRequest(e, s, moverImage(image, s.policy.Spec.Mover))
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
 	"github.com/kubectl-backup/kubectl-backup/plugin/restore"
 	"github.com/kubectl-backup/kubectl-backup/plugin/ui"
 )
@@ -70,8 +71,10 @@ func (o *restoreOptions) runFiles(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	movers := s.moverOf(record.Policy)
 	request := restore.Request{
-		Repository: repo, Record: &record, Remote: s.remote.Name, ToolVersion: Version(), Namespaces: o.namespaces, Image: moverImage(o.image, nil),
+		Repository: repo, Record: &record, Remote: s.remote.Name, ToolVersion: Version(), Namespaces: o.namespaces,
+		Image: moverImage(o.image, movers), Transport: mover.Transport{Mover: movers},
 	}
 	files := restore.Files{Folder: o.files.folder}
 	if files.Part, err = namedVolume(&record, o.files.volume); err != nil {

@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"cmp"
 	"context"
 	"os"
 
@@ -61,17 +62,8 @@ func addImageFlag(c *cobra.Command, image *string) {
 }
 
 // moverImage is the flag, the policy's, the environment's or the built-in one.
-func moverImage(flag string, policy *v1alpha1.BackupPolicy) string {
-	if flag != "" {
-		return flag
-	}
-	if policy != nil && policy.Spec.Mover.Image != "" {
-		return policy.Spec.Mover.Image
-	}
-	if image := os.Getenv(envImage); image != "" {
-		return image
-	}
-	return defaultImage
+func moverImage(flag string, policy v1alpha1.Mover) string {
+	return cmp.Or(flag, policy.Image, os.Getenv(envImage), defaultImage)
 }
 
 // Validate looks at the flags alone.
@@ -91,7 +83,7 @@ func (o *runOptions) Run(ctx context.Context) error {
 	if _, err := selector.Compile(s.policy); err != nil {
 		return err
 	}
-	request, err := planRequest(o.env, s, moverImage(o.image, s.policy))
+	request, err := planRequest(o.env, s, moverImage(o.image, s.policy.Spec.Mover))
 	if err != nil {
 		return err
 	}
