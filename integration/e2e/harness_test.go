@@ -99,10 +99,14 @@ func finish(t testing.TB, cmd *exec.Cmd) result {
 func document(t testing.TB, args ...string) (v1alpha1.Document, result) {
 	t.Helper()
 	r := backup(t, append(args, "-o", "json")...)
-	var d v1alpha1.Document
+	return documentOf(t, r), r
+}
+
+func documentOf(t testing.TB, r result) (d v1alpha1.Document) {
+	t.Helper()
 	require.NoError(t, json.Unmarshal([]byte(r.stdout), &d), "stdout: %s\nstderr: %s", r.stdout, r.stderr)
 	require.Equal(t, r.code, d.ExitCode, "exit code and document differ; stderr: %s", r.stderr)
-	return d, r
+	return d
 }
 
 // kubectl runs kubectl against one of the clusters and must succeed.

@@ -292,8 +292,9 @@ spec:
 	if !stream {
 		remote = reachable(t).document()
 	}
-	f := spec(t, everything(ns)+"  volumes: [{match: 'volume.kind == \"emptyDir\"', method: Stream}, {method: Auto}]\n  mover: {securityContext: "+allowed+"}\n", remote)
-	d, r := document(t, "run", "-f", f)
+	f := spec(t, everything(ns)+"  volumes: [{match: 'volume.kind == \"emptyDir\"', method: Stream}, {method: Auto}]\n  mover: {image: "+moverImage+", securityContext: "+allowed+"}\n", remote)
+	r := without(t, "run", "-f", f, "-o", "json")
+	d := documentOf(t, r)
 	require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, d.Volumes)
 	for volume, method := range map[string]string{"deed": "HelperPod", "bond": "EphemeralContainer", "note": "EphemeralContainer"} {
 		if line := volumeOf(t, d, volume); stream || volume == "note" {
@@ -302,7 +303,8 @@ spec:
 			require.Equal(t, "Job", line.Method, "%+v", line)
 		}
 	}
-	back, r := document(t, "restore", d.Backup, "-f", f, "--to-context", "dst", "--map-storage-class", "snap=snap-premium,fast=premium")
+	r = without(t, "restore", d.Backup, "-f", f, "--to-context", "dst", "--map-storage-class", "snap=snap-premium,fast=premium", "-o", "json")
+	back := documentOf(t, r)
 	require.Contains(t, []int{0, 3}, r.code, "%s\n%+v", r.stderr, back.Volumes)
 	ready(t, "dst", ns, "pod/vault")
 	for volume, at := range map[string]string{"deed": mounted(t, "dst", ns, "vault", "deed"), "note": mounted(t, "dst", ns, "vault", "note"), "bond": folder(t, "dst", ns, "bond")} {
@@ -310,4 +312,11 @@ spec:
 		require.NoError(t, err, "%+v", volumeOf(t, back, volume))
 		require.Equal(t, volume, string(content))
 	}
+
+	// Files alone go by a pod of ours as well.
+	r = without(t, "restore", d.Backup, "-f", f, "--to-context", "dst", "--volume", "deed", "--path", "once")
+	require.Equal(t, 0, r.code, r.stderr)
+	content, err := os.ReadFile(filepath.Join(mounted(t, "dst", ns, "vault", "deed"), "restored-"+d.Backup, "once"))
+	require.NoError(t, err)
+	require.Equal(t, "deed", string(content))
 }

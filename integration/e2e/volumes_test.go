@@ -71,7 +71,7 @@ func bound(t testing.TB, ns string, claims ...string) {
 	}
 }
 
-// without is the environment of a run that has no image for pods of ours is known.
+// without is backup where the environment names no image for pods of ours.
 func without(t testing.TB, args ...string) result {
 	t.Helper()
 	cmd := command(t, append([]string{"--context", "src"}, args...)...)

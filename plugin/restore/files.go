@@ -94,11 +94,12 @@ func (p *Plan) besideOriginal(ctx context.Context, v *volumeItem) error {
 	if _, err := p.request.Target.Get(ctx, claims, v.line.Ref.Namespace, v.line.Ref.Name); err != nil {
 		return fmt.Errorf("%s, which the files are to go into: %w\nhint: --to-folder puts them on this machine", v.line.Ref, err)
 	}
-	pod := mover.Helper{Namespace: v.line.Ref.Namespace, Image: p.request.Image, Claim: v.line.Ref.Name, Mover: p.request.Transport.Mover}.Pod()
-	pod.Labels[kube.LabelRun] = p.request.Record.ID
-	if pod.Spec.NodeName, err = p.nodeOf(ctx, v.line.Ref); err != nil {
+	node, err := p.nodeOf(ctx, v.line.Ref)
+	if err != nil {
 		return err
 	}
+	pod := mover.Helper{Namespace: v.line.Ref.Namespace, Image: p.request.Image, Claim: v.line.Ref.Name, Mover: p.request.Transport.Mover, Node: node}.Pod()
+	pod.Labels[kube.LabelRun] = p.request.Record.ID
 	folder := "restored-" + p.request.Record.ID
 	err = mover.With(ctx, p.request.Target, pod, func(name string) error {
 		where := kube.ExecOptions{Namespace: pod.Namespace, Pod: name, Container: "mover"}

@@ -143,11 +143,15 @@ func selectors(v any, path string, field func(m map[string]any, key, at string),
 			}
 		}
 		for _, k := range sortedKeys(t) {
-			selectors(t[k], join(path, k), field, follow)
+			if nested(t[k]) {
+				selectors(t[k], join(path, k), field, follow)
+			}
 		}
 	case []any:
 		for i, e := range t {
-			selectors(e, path+"["+strconv.Itoa(i)+"]", field, follow)
+			if nested(e) {
+				selectors(e, path+"["+strconv.Itoa(i)+"]", field, follow)
+			}
 		}
 	}
 }

@@ -1,7 +1,8 @@
 package rewrite
 
 import (
-	"sort"
+	"maps"
+	"slices"
 	"strconv"
 )
 
@@ -21,13 +22,26 @@ func podSpecs(v any, path string, visit func(string, map[string]any, map[string]
 				visit(join(path, k), t, spec)
 				continue
 			}
-			podSpecs(t[k], join(path, k), visit)
+			if nested(t[k]) {
+				podSpecs(t[k], join(path, k), visit)
+			}
 		}
 	case []any:
 		for i, e := range t {
-			podSpecs(e, path+"["+strconv.Itoa(i)+"]", visit)
+			if nested(e) {
+				podSpecs(e, path+"["+strconv.Itoa(i)+"]", visit)
+			}
 		}
 	}
+}
+
+// nested says whether a value has others in it.
+func nested(v any) bool {
+	switch v.(type) {
+	case map[string]any, []any:
+		return true
+	}
+	return false
 }
 
 func isPodSpec(m map[string]any) bool {
@@ -47,17 +61,11 @@ func isPodSpec(m map[string]any) bool {
 	return true
 }
 
-func sortedKeys(maps ...map[string]any) []string {
-	seen := map[string]bool{}
+func sortedKeys(all ...map[string]any) []string {
 	var keys []string
-	for _, m := range maps {
-		for k := range m {
-			if !seen[k] {
-				seen[k] = true
-				keys = append(keys, k)
-			}
-		}
+	for _, m := range all {
+		keys = slices.AppendSeq(keys, maps.Keys(m))
 	}
-	sort.Strings(keys)
-	return keys
+	slices.Sort(keys)
+	return slices.Compact(keys)
 }
