@@ -127,22 +127,19 @@ func (d *drill) run(ctx context.Context) error {
 // survey finds out what is in the backup, before anything is written: only its
 // definitions and one object of each kind are read, of others the names.
 func (d *drill) survey(ctx context.Context) error {
-	spaces, kinds := map[string]bool{}, map[kind]string{}
-	definitions := map[kind]string{}
+	spaces, kinds := map[string]bool{}, map[kind]bool{}
+	definitions, versions := map[kind]string{}, map[kind]string{}
 	err := d.Restore.Repository.ObjectsOf(ctx, *d.Restore.Record, func(r v1alpha1.Ref) bool {
 		k := kind{r.Group, r.Kind}
-		_, seen := kinds[k]
+		seen := kinds[k]
 		if r.Namespace != "" {
-			spaces[r.Namespace] = true
-			if !seen {
-				kinds[k] = ""
-			}
+			spaces[r.Namespace], kinds[k] = true, true
 		}
 		// One object of each kind says at which version they were saved.
 		return r.Namespace == "" && r.Kind == definition || r.Namespace != "" && !seen && strings.Contains(r.Group, ".")
 	}, func(o *object.Object) error {
 		if o.Ref.Kind != definition {
-			kinds[kind{o.Ref.Group, o.Ref.Kind}] = o.Ref.Version
+			versions[kind{o.Ref.Group, o.Ref.Kind}] = o.Ref.Version
 			return nil
 		}
 		content, err := o.Content()
@@ -163,13 +160,13 @@ func (d *drill) survey(ctx context.Context) error {
 	if len(spaces) == 0 {
 		return v1alpha1.Usagef("backup %s has nothing in a namespace, and a drill touches nothing else", d.Restore.Record.ID)
 	}
-	for k, version := range kinds {
+	for k := range kinds {
 		served, err := d.serves(ctx, k)
 		if err != nil {
 			return err
 		}
 		if name := definitions[k]; !served && name != "" {
-			d.lacking[k] = lack{name, version}
+			d.lacking[k] = lack{name, versions[k]}
 		}
 	}
 	var b [3]byte

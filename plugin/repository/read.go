@@ -111,28 +111,49 @@ func (r *Repository) damage(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", ErrDamaged, err)
 }
 
+// readAhead is how many objects are read while others are dealt with.
+const readAhead = 16
+
 // ObjectsOf calls each for the objects of a backup that filter accepts, kind
 // by kind and always in the same order. filter sees refs without a version,
-// before anything is read; nil accepts all.
+// before anything is read, and some objects ahead of each; nil accepts all.
 func (r *Repository) ObjectsOf(ctx context.Context, rec Record, filter func(v1alpha1.Ref) bool, each func(*object.Object) error) error {
 	ctx, cancel := r.guard.bind(ctx)
 	defer cancel()
-	var own error
-	err := r.eachRow(ctx, rec, func(ref v1alpha1.Ref, e *snapshot.DirEntry) error {
-		if filter != nil && !filter(ref) {
-			return nil
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	read := make(chan *object.Object, readAhead)
+	var err error // of reading, once read is closed
+	go func() {
+		defer close(read)
+		err = r.eachRow(reading, rec, func(ref v1alpha1.Ref, e *snapshot.DirEntry) error {
+			if filter != nil && !filter(ref) {
+				return nil
+			}
+			o, err := r.readObject(reading, ref, e)
+			if err != nil {
+				return err
+			}
+			select {
+			case read <- o:
+				return nil
+			case <-reading.Done():
+				return reading.Err()
+			}
+		})
+	}()
+	for o := range read {
+		if own := each(o); own != nil {
+			stop()
+			for range read { // nothing of ours reads on
+			}
+			return own
 		}
-		o, err := r.readObject(ctx, ref, e)
-		if err != nil {
-			return err
-		}
-		own = each(o)
-		return own
-	})
-	if err != nil && own == nil {
+	}
+	if err != nil {
 		return fmt.Errorf("objects of backup %s: %w", rec.ID, r.damage(ctx, err))
 	}
-	return err
+	return nil
 }
 
 // Object reads one object. Its index and its bytes are all that is read.
