@@ -41,7 +41,7 @@ func OpenDevice(path string, write bool) (*Device, error) {
 		case unix.S_IFBLK:
 			d.block = true
 		default:
-			err = fmt.Errorf("it is a %s, not a block device", st.entry("").Type)
+			err = fmt.Errorf("it is a %s, not a block device", st.kind())
 		}
 	}
 	if err == nil {

@@ -71,7 +71,7 @@ func scan(ctx context.Context, root string, o scanning) error {
 		workers.Go(func() {
 			for j := range w.work {
 				o.work(w, j)
-				close(j.done)
+				j.worked.Done()
 			}
 		})
 	}
@@ -83,9 +83,7 @@ func scan(ctx context.Context, root string, o scanning) error {
 	})
 	var sendErr error
 	for j := range w.ordered {
-		if j.done != nil {
-			<-j.done
-		}
+		j.worked.Wait()
 		if sendErr == nil {
 			if sendErr = o.each(j); sendErr != nil {
 				cancel()
@@ -105,12 +103,12 @@ func scan(ctx context.Context, root string, o scanning) error {
 
 // job is one entry on its way from the walk to the stream.
 type job struct {
-	dir   *directory // held
-	name  string
-	path  string
-	st    stat
-	done  chan struct{} // closed once prefetched; nil where there is nothing to prefetch
-	entry *Entry        // set by prefetch, and by the walk for directories
+	dir    *directory // held
+	name   string
+	path   string
+	st     stat
+	worked sync.WaitGroup // for the worker that has it, if any
+	entry  *Entry         // set by prefetch, and by the walk for directories
 	// content of a small file, read by prefetch
 	fd       int // an open regular file, or -1
 	buf      *[]byte
@@ -120,7 +118,7 @@ type job struct {
 	what     string
 	issues   []Issue
 	vanished bool
-	item     *Item // what Scan makes of it
+	item     Item // what Scan makes of it
 }
 
 func (j *job) issue(k Kind, what string) {
@@ -244,7 +242,7 @@ func (w *walker) child(dir *directory, l *level, name string) (*entered, int, er
 		if w.found != nil {
 			w.found(j)
 		}
-		j.done = make(chan struct{})
+		j.worked.Add(1)
 		select {
 		case w.work <- j:
 		case <-w.ctx.Done():
@@ -316,9 +314,7 @@ func (w *walker) emit(j *job) error {
 		case <-w.ctx.Done():
 		}
 	}
-	if j.done != nil {
-		<-j.done
-	}
+	j.worked.Wait()
 	j.close()
 	return w.ctx.Err()
 }
@@ -326,13 +322,13 @@ func (w *walker) emit(j *job) error {
 // prefetch looks at everything but directories: it opens files, reads the
 // small ones, and reads links and attributes of all.
 func (w *walker) prefetch(j *job) {
-	e := j.st.entry(j.path)
-	var err error
-	switch e.Type {
-	case File:
+	if j.st.kind() == File {
 		w.small(j)
 		return
-	case Symlink:
+	}
+	e := j.st.entry(j.path)
+	var err error
+	if e.Type == Symlink {
 		if e.Link, err = readLink(j.dir.fd, j.name); err != nil {
 			w.gone(j, err)
 			return

@@ -89,10 +89,8 @@ type firstName struct {
 }
 
 func itemOf(j *job) *Item {
-	if j.item == nil {
-		j.item = &Item{j: j}
-	}
-	return j.item
+	j.item.j = j
+	return &j.item
 }
 
 // link makes all but the first name of a file hard links, before any is read.
@@ -132,11 +130,14 @@ func (i *Item) Issues() []Issue { return i.j.issues }
 // Identity is as of the last look at the file.
 func (i *Item) Identity() Identity {
 	st := &i.j.st
-	e := st.entry("")
-	return Identity{
-		Type: e.Type, Mode: e.Mode, Size: e.Size, Inode: st.Ino, Modified: e.ModTime, Changed: time.Unix(st.Ctime.Sec, int64(st.Ctime.Nsec)),
-		UID: e.UID, GID: e.GID, Links: st.Nlink, Sparse: e.Type == File && st.sparse(),
+	id := Identity{
+		Type: st.kind(), Mode: uint32(st.Mode) & 0o7777, Inode: st.Ino, Modified: st.modified(),
+		Changed: time.Unix(st.Ctime.Sec, int64(st.Ctime.Nsec)), UID: st.Uid, GID: st.Gid, Links: st.Nlink,
 	}
+	if id.Type == File {
+		id.Size, id.Sparse = int64(st.Size), st.sparse()
+	}
+	return id
 }
 
 // Skip is for a file whose content need not be read. Its extended attributes
@@ -156,7 +157,7 @@ func (i *Item) Skip(xattrs bool) {
 // Open looks at an entry. It says whether it is a file that can be read now;
 // what went wrong is an issue.
 func (i *Item) Open() bool {
-	if i.j.st.entry("").Type != File {
+	if i.j.st.kind() != File {
 		i.w.prefetch(i.j)
 		return false
 	}

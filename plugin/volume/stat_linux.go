@@ -59,27 +59,37 @@ func (s *stat) changed(o *stat) bool {
 	return s.Size != o.Size || s.Mtime != o.Mtime || s.Ctime != o.Ctime || s.Ino != o.Ino
 }
 
-// entry is the entry for a file, without its link and extended attributes.
-func (s *stat) entry(path string) *Entry {
-	e := &Entry{
-		Path: path, Mode: uint32(s.Mode) & 0o7777, UID: s.Uid, GID: s.Gid,
-		ModTime: time.Unix(s.Mtime.Sec, int64(s.Mtime.Nsec)),
-	}
+// kind is the type that the file has by itself, as if it had one name only.
+func (s *stat) kind() Type {
 	switch s.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		e.Type, e.Size = File, int64(s.Size)
+		return File
 	case unix.S_IFDIR:
-		e.Type = Dir
+		return Dir
 	case unix.S_IFLNK:
-		e.Type = Symlink
+		return Symlink
 	case unix.S_IFIFO:
-		e.Type = FIFO
+		return FIFO
 	case unix.S_IFSOCK:
-		e.Type = Socket
+		return Socket
 	case unix.S_IFCHR:
-		e.Type, e.Device = CharDevice, unix.Mkdev(s.Rdev_major, s.Rdev_minor)
+		return CharDevice
 	case unix.S_IFBLK:
-		e.Type, e.Device = BlockDevice, unix.Mkdev(s.Rdev_major, s.Rdev_minor)
+		return BlockDevice
+	}
+	return 0
+}
+
+func (s *stat) modified() time.Time { return time.Unix(s.Mtime.Sec, int64(s.Mtime.Nsec)) }
+
+// entry is the entry for a file, without its link and extended attributes.
+func (s *stat) entry(path string) *Entry {
+	e := &Entry{Path: path, Type: s.kind(), Mode: uint32(s.Mode) & 0o7777, UID: s.Uid, GID: s.Gid, ModTime: s.modified()}
+	switch e.Type {
+	case File:
+		e.Size = int64(s.Size)
+	case CharDevice, BlockDevice:
+		e.Device = unix.Mkdev(s.Rdev_major, s.Rdev_minor)
 	}
 	e.Linked = s.Nlink > 1 && e.Type != Dir
 	return e
