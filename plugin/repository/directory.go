@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/kopia/kopia/fs"
 	"github.com/kopia/kopia/repo"
@@ -40,12 +42,9 @@ func writeDirectory(ctx context.Context, w repo.RepositoryWriter, entries func(y
 	defer out.Close()
 	summary := fs.DirectorySummary{TotalDirCount: 1}
 	separator := `{"stream":"` + directoryStream + `","entries":[`
-	err := entries(func(e *snapshot.DirEntry) error {
-		line, err := json.Marshal(e)
-		if err != nil {
-			return err
-		}
-		if _, err := io.WriteString(out, separator); err != nil {
+	var line []byte
+	err := entries(func(e *snapshot.DirEntry) (err error) {
+		if line, err = appendEntry(append(line[:0], separator...), e); err != nil {
 			return err
 		}
 		separator = ",\n"
@@ -89,6 +88,49 @@ func writeDirectory(ctx context.Context, w repo.RepositoryWriter, entries func(y
 		return nil, err
 	}
 	return &snapshot.DirEntry{Type: snapshot.EntryTypeDirectory, Permissions: 0o700, ObjectID: id, DirSummary: &summary}, nil
+}
+
+// appendEntry appends an entry as json.Marshal writes it. Files with plain names
+// are by far the most, and are put together here in a fraction of the time.
+func appendEntry(b []byte, e *snapshot.DirEntry) ([]byte, error) {
+	if e.Type != snapshot.EntryTypeFile || e.DirSummary != nil || !plain(e.Name) {
+		line, err := json.Marshal(e)
+		return append(b, line...), err
+	}
+	b = append(b, `{"name":"`...)
+	b = append(b, e.Name...)
+	b = append(b, `","type":"f"`...)
+	if e.Permissions != 0 {
+		b = append(b, `,"mode":"0`...)
+		b = strconv.AppendInt(b, int64(e.Permissions), 8)
+		b = append(b, '"')
+	}
+	if e.FileSize != 0 {
+		b = strconv.AppendInt(append(b, `,"size":`...), e.FileSize, 10)
+	}
+	if e.ModTime != 0 {
+		b = append(b, `,"mtime":"`...)
+		b = e.ModTime.ToTime().UTC().AppendFormat(b, time.RFC3339Nano)
+		b = append(b, '"')
+	}
+	if e.UserID != 0 {
+		b = strconv.AppendUint(append(b, `,"uid":`...), uint64(e.UserID), 10)
+	}
+	if e.GroupID != 0 {
+		b = strconv.AppendUint(append(b, `,"gid":`...), uint64(e.GroupID), 10)
+	}
+	b = e.ObjectID.Append(append(b, `,"obj":"`...))
+	return append(b, `"}`...), nil
+}
+
+// plain says that a name is the same in JSON.
+func plain(name string) bool {
+	for _, c := range []byte(name) {
+		if c < ' ' || c > '~' || strings.IndexByte(`"\<>&`, c) >= 0 {
+			return false
+		}
+	}
+	return name != ""
 }
 
 // writeFile writes one file's content and returns its entry.
