@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kopia/kopia/repo"
+	"github.com/kopia/kopia/repo/content"
 	"github.com/kopia/kopia/repo/object"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/volume"
@@ -17,9 +18,10 @@ import (
 // put together in order.
 type folderWriter struct {
 	*treeWriter
-	reader   repo.Repository
+	reader   repo.DirectRepository
 	o        CaptureOptions
 	previous *knownReader
+	there    map[content.ID]bool // contents that are sure to be there, not all
 	known    *knownWriter
 	until    time.Time // files that were changed later are not known
 
@@ -28,7 +30,15 @@ type folderWriter struct {
 	read   atomic.Int64
 }
 
-func captureFolder(ctx context.Context, cancel context.CancelCauseFunc, rep repo.Repository, r *relay, root string, o CaptureOptions) (captured, error) {
+// How many contents are listed at most: for each file that the volume had, so
+// that listing a large repository does not take longer than looking up the
+// files of a small volume, and at all, since they are kept in memory.
+const (
+	listedShare = 4
+	listedMost  = 1 << 20
+)
+
+func captureFolder(ctx context.Context, cancel context.CancelCauseFunc, rep repo.DirectRepository, r *relay, root string, o CaptureOptions) (captured, error) {
 	if o.CutAt.IsZero() {
 		o.CutAt = time.Now()
 	}
@@ -41,6 +51,7 @@ func captureFolder(ctx context.Context, cancel context.CancelCauseFunc, rep repo
 		if previous, err := openKnown(ctx, rep, o.Previous.known()); err == nil {
 			t.previous = previous
 			defer previous.close()
+			t.there = someThere(ctx, rep, int(min(o.Previous.Files*listedShare, listedMost)))
 		}
 	}
 	workers := o.Workers
@@ -75,7 +86,8 @@ func (t *folderWriter) complete() (object.ID, error) {
 // reading is the caller's part of an item: what is known of a file, and what
 // became of its content.
 type reading struct {
-	known  *known
+	known  bool // id is that of its content, unless it is not there any more
+	xattrs bool
 	id     object.ID
 	length int64
 	holes  []volume.Extent
@@ -85,7 +97,7 @@ type reading struct {
 func (t *folderWriter) found(i *volume.Item) {
 	v := &reading{}
 	if k := t.previous.find(i.Path()); k != nil && k.same(i.Identity()) {
-		v.known = k
+		v.known, v.xattrs, v.id = true, k.xattrs, k.object
 	}
 	i.Value = v
 }
@@ -95,11 +107,10 @@ func (t *folderWriter) work(i *volume.Item) {
 	if v.err = context.Cause(t.ctx); v.err != nil {
 		return
 	}
-	if v.known != nil && t.skip(i, v) {
+	if v.known && t.skip(i, v) {
 		t.progress(v.length)
 		return
 	}
-	v.known = nil
 	if !i.Open() {
 		return
 	}
@@ -133,18 +144,19 @@ func (t *folderWriter) small(size int64) []byte {
 
 // skip takes a file as it is known, if its content is still there.
 func (t *folderWriter) skip(i *volume.Item, v *reading) bool {
-	if !stillThere(t.ctx, t.reader, v.known.object) {
+	if c, _, ok := v.id.ContentID(); (!ok || !t.there[c]) && !stillThere(t.ctx, t.reader, v.id) {
 		return false
 	}
-	if i.Identity().Sparse {
+	now := i.Identity()
+	if now.Sparse {
 		holes, err := i.Holes()
 		if err != nil {
 			return false
 		}
 		v.holes = holes
 	}
-	i.Skip(v.known.xattrs)
-	v.id, v.length = v.known.object, v.known.id.Size
+	i.Skip(v.xattrs)
+	v.length = now.Size
 	return true
 }
 

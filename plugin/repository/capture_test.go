@@ -3,14 +3,18 @@
 package repository_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/kopia/kopia/repo"
+	"github.com/kopia/kopia/snapshot"
 	"github.com/stretchr/testify/require"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
@@ -131,6 +135,49 @@ func TestOnlyWhatChangedIsRead(t *testing.T) {
 	_, hasty := captured(t, r, src, repository.CaptureOptions{Previous: &next, CutAt: stamp("new").Add(time.Second)})
 	result, _ = captured(t, r, src, repository.CaptureOptions{Previous: &hasty, CutAt: settled()})
 	require.GreaterOrEqual(t, result.Read, int64(3))
+}
+
+// TestWhatIsGoneIsReadAgain deletes contents that the earlier backup had.
+func TestWhatIsGoneIsReadAgain(t *testing.T) {
+	m := initialized(t, &repositorytest.Memory{})
+	src := t.TempDir()
+	large := make([]byte, 20<<20)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(large)
+	volumetest.Write(t, src+"/large", string(large))
+	volumetest.Write(t, src+"/small", "gone")
+	volumetest.Write(t, src+"/staying", "still there")
+	r := repositorytest.Open(t, at(m), repository.OpenOptions{})
+	_, part := captured(t, r, src, repository.CaptureOptions{CutAt: settled()})
+
+	k := repository.Kopia(r)
+	require.NoError(t, repo.DirectWriteSession(t.Context(), k, repo.WriteSessionOptions{}, func(ctx context.Context, w repo.DirectRepositoryWriter) error {
+		in, err := k.OpenObject(ctx, part.Root.ObjectID)
+		require.NoError(t, err)
+		defer in.Close()
+		var folder struct{ Entries []*snapshot.DirEntry }
+		require.NoError(t, json.NewDecoder(in).Decode(&folder))
+		for _, e := range folder.Entries {
+			contents, err := k.VerifyObject(ctx, e.ObjectID)
+			require.NoError(t, err)
+			switch e.Name {
+			case "large":
+				require.Greater(t, len(contents), 3)
+				require.NoError(t, w.ContentManager().DeleteContent(ctx, contents[1]))
+			case "small":
+				require.NoError(t, w.ContentManager().DeleteContent(ctx, contents[0]))
+			}
+		}
+		return nil
+	}))
+
+	r = repositorytest.Open(t, at(m), repository.OpenOptions{})
+	result, next := captured(t, r, src, repository.CaptureOptions{Previous: &part, CutAt: settled()})
+	require.Equal(t, int64(len(large)+len("gone")), result.Read)
+	dst := t.TempDir()
+	restored, err := r.RestoreFolder(t.Context(), next, dst, repository.RestoreOptions{})
+	require.NoError(t, err)
+	require.Empty(t, restored.Issues)
+	requireSameTree(t, src, dst)
 }
 
 // TestWhatAnotherProcessStored is a mover and the run that started it.

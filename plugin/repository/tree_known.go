@@ -2,17 +2,19 @@ package repository
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/kopia/kopia/repo"
+	"github.com/kopia/kopia/repo/content"
+	"github.com/kopia/kopia/repo/content/index"
 	"github.com/kopia/kopia/repo/object"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/volume"
@@ -131,18 +133,30 @@ func (k *knownWriter) finish() (object.ID, int64, error) {
 // splitID takes an id apart. Kopia writes hashes as hexadecimal numbers, after
 // letters that are none.
 func splitID(id object.ID) (letters string, hash []byte, err error) {
+	if c, compressed, ok := id.ContentID(); ok && !compressed && !c.HasPrefix() {
+		return "", c.Hash(), nil // nearly all of them
+	}
 	s := id.String()
 	letters = s[:len(s)-len(strings.TrimLeft(s, "DIZghijklmnopqrstuvwxyz"))]
 	hash, err = hex.DecodeString(s[len(letters):])
 	return letters, hash, err
 }
 
+// joinID is the other way round.
+func joinID(letters string, hash []byte) (object.ID, error) {
+	if letters != "" {
+		return object.ParseID(letters + hex.EncodeToString(hash))
+	}
+	c, err := content.IDFromHash("", hash)
+	return object.DirectObjectID(c), err
+}
+
 // knownReader yields the known files in order.
 type knownReader struct {
-	in   object.Reader
+	in   object.Reader // nil at the end
 	r    *bufio.Reader
 	buf  []byte
-	next *known // nil at the end
+	next known
 	err  error
 }
 
@@ -164,51 +178,51 @@ func openKnown(ctx context.Context, r repo.Repository, id object.ID) (*knownRead
 		in.Close()
 		return nil, errKnown
 	}
-	k.advance("")
+	k.advance()
 	return k, k.err
 }
 
-// find returns what is known of a file. Calls are in order.
+// find returns what is known of a file, until the next call. Calls are in
+// order.
 func (k *knownReader) find(path string) *known {
-	for k.next != nil {
+	for k.in != nil {
 		switch d := volume.Compare(k.next.path, path); {
 		case d == 0:
-			return k.next
+			return &k.next
 		case d > 0:
 			return nil
 		}
-		k.advance(k.next.path)
+		k.advance()
 	}
 	return nil
 }
 
 // advance reads one record. After an error there are no more: files that are
 // not known are read.
-func (k *knownReader) advance(previous string) {
-	k.next = nil
+func (k *knownReader) advance() {
 	n, err := binary.ReadUvarint(k.r)
 	if err == io.EOF {
+		k.close()
 		return
 	}
 	if err == nil && n > attributesRecord {
 		err = errKnown
 	}
+	if err == nil {
+		k.buf = slices.Grow(k.buf[:0], int(n))[:n]
+		_, err = io.ReadFull(k.r, k.buf)
+	}
+	if err == nil {
+		err = parseKnown(&k.next, k.buf)
+	}
 	if err != nil {
 		k.err = err
-		return
-	}
-	buf := bytes.NewBuffer(k.buf[:0])
-	if _, err := io.CopyN(buf, k.r, int64(n)); err != nil {
-		k.err = err
-		return
-	}
-	k.buf = buf.Bytes()
-	if k.next, k.err = parseKnown(k.buf, previous); k.err != nil {
-		k.next = nil
+		k.close()
 	}
 }
 
-func parseKnown(b []byte, previous string) (*known, error) {
+// parseKnown reads a record into k, which holds the one before it.
+func parseKnown(k *known, b []byte) error {
 	good := true
 	number := func() uint64 {
 		v, n := binary.Uvarint(b)
@@ -219,13 +233,13 @@ func parseKnown(b []byte, previous string) (*known, error) {
 		b = b[n:]
 		return v
 	}
-	text := func() string {
+	text := func() []byte {
 		n := number()
 		if n > uint64(len(b)) {
 			good = false
-			return ""
+			return nil
 		}
-		s := string(b[:n])
+		s := b[:n]
 		b = b[n:]
 		return s
 	}
@@ -238,29 +252,46 @@ func parseKnown(b []byte, previous string) (*known, error) {
 		b = b[n:]
 		return time.Unix(sec, int64(number()))
 	}
-	k := &known{id: volume.Identity{Type: volume.File}}
 	shared := number()
-	if shared > uint64(len(previous)) {
-		return nil, errKnown
+	if shared > uint64(len(k.path)) {
+		return errKnown
 	}
-	k.path = previous[:shared] + text()
+	k.path = k.path[:shared] + string(text())
 	k.xattrs = number() == 1
-	k.id.Mode, k.id.Size, k.id.Inode = uint32(number()), int64(number()), number()
+	k.id = volume.Identity{Type: volume.File, Mode: uint32(number()), Size: int64(number()), Inode: number()}
 	k.id.Modified, k.id.Changed = moment(), moment()
-	letters := text()
+	letters := string(text())
 	if !good {
-		return nil, errKnown
+		return errKnown
 	}
-	id, err := object.ParseID(letters + hex.EncodeToString(b))
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errKnown, err)
+	var err error
+	if k.object, err = joinID(letters, b); err != nil {
+		return fmt.Errorf("%w: %w", errKnown, err)
 	}
-	k.object = id
-	return k, nil
+	return nil
 }
 
+// close ends the reading.
 func (k *knownReader) close() {
 	if k.in != nil {
 		k.in.Close()
+		k.in = nil
 	}
+}
+
+// someThere returns contents that are there, without those that kopia names
+// with a letter: all of a repository that has few, and most of any. To list
+// them is much faster than to look each up.
+func someThere(ctx context.Context, r repo.DirectRepository, most int) map[content.ID]bool {
+	there := map[content.ID]bool{}
+	enough := errors.New("enough")
+	// What is not listed, after an error for one, is looked up.
+	_ = r.ContentReader().IterateContents(ctx, content.IterateOptions{Range: index.AllNonPrefixedIDs}, func(i content.Info) error {
+		if len(there) >= most {
+			return enough
+		}
+		there[i.ContentID] = true
+		return nil
+	})
+	return there
 }
