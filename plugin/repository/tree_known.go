@@ -14,7 +14,6 @@ import (
 
 	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/content"
-	"github.com/kopia/kopia/repo/content/index"
 	"github.com/kopia/kopia/repo/object"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/volume"
@@ -279,18 +278,20 @@ func (k *knownReader) close() {
 	}
 }
 
-// someThere returns contents that are there, without those that kopia names
-// with a letter: all of a repository that has few, and most of any. To list
-// them is much faster than to look each up.
+// someThere returns contents that are there: all of a repository that has few,
+// and some of any. To list them is much faster than to look each up.
 func someThere(ctx context.Context, r repo.DirectRepository, most int) map[content.ID]bool {
 	there := map[content.ID]bool{}
 	enough := errors.New("enough")
-	// What is not listed, after an error for one, is looked up.
-	_ = r.ContentReader().IterateContents(ctx, content.IterateOptions{Range: index.AllNonPrefixedIDs}, func(i content.Info) error {
+	// What is not listed, after an error for one, is looked up. Deleted contents
+	// are left out here: kopia would turn the ids of all into text for it.
+	_ = r.ContentReader().IterateContents(ctx, content.IterateOptions{IncludeDeleted: true}, func(i content.Info) error {
 		if len(there) >= most {
 			return enough
 		}
-		there[i.ContentID] = true
+		if !i.Deleted {
+			there[i.ContentID] = true
+		}
 		return nil
 	})
 	return there
