@@ -146,7 +146,13 @@ func TestWhatIsGoneIsReadAgain(t *testing.T) {
 	volumetest.Write(t, src+"/large", string(large))
 	volumetest.Write(t, src+"/small", "gone")
 	volumetest.Write(t, src+"/staying", "still there")
+	// Of others there is so much that not all contents are listed.
+	others := t.TempDir()
+	for i := range 50 {
+		volumetest.Write(t, fmt.Sprintf("%s/%d", others, i), fmt.Sprint(i))
+	}
 	r := repositorytest.Open(t, at(m), repository.OpenOptions{})
+	_, _ = captured(t, r, others, repository.CaptureOptions{})
 	_, part := captured(t, r, src, repository.CaptureOptions{CutAt: settled()})
 
 	k := repository.Kopia(r)

@@ -279,14 +279,15 @@ func (k *knownReader) close() {
 }
 
 // someThere returns contents that are there: all of a repository that has few,
-// and some of any. To list them is much faster than to look each up.
+// and some of any; most is how many are looked at. To list them is much faster
+// than to look each up.
 func someThere(ctx context.Context, r repo.DirectRepository, most int) map[content.ID]bool {
 	there := map[content.ID]bool{}
 	enough := errors.New("enough")
 	// What is not listed, after an error for one, is looked up. Deleted contents
 	// are left out here: kopia would turn the ids of all into text for it.
 	_ = r.ContentReader().IterateContents(ctx, content.IterateOptions{IncludeDeleted: true}, func(i content.Info) error {
-		if len(there) >= most {
+		if most--; most < 0 {
 			return enough
 		}
 		if !i.Deleted {
