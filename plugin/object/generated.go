@@ -187,10 +187,14 @@ func legacyToken(o *Object) (string, bool) {
 // randomSuffix is made of the letters that Kubernetes' generated names use.
 var randomSuffix = regexp.MustCompile(`^[bcdfghjklmnpqrstvwxz2456789]{5}$`)
 
-func isLegacyTokenName(name, account string) bool {
-	suffix, ok := strings.CutPrefix(name, account+"-token-")
+// GeneratedName says whether a name is one that Kubernetes makes of a prefix:
+// what a person calls so has other letters in it, or more of them.
+func GeneratedName(name, prefix string) bool {
+	suffix, ok := strings.CutPrefix(name, prefix)
 	return ok && randomSuffix.MatchString(suffix)
 }
+
+func isLegacyTokenName(name, account string) bool { return GeneratedName(name, account+"-token-") }
 
 func generatedEndpoints(o *Object) (string, bool) {
 	if o.Labels["endpoints.kubernetes.io/managed-by"] == "endpoint-controller" {

@@ -1,9 +1,12 @@
 package rewrite
 
 import (
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/object"
 )
 
 // CleanOptions says what the caller knows and a kind alone does not tell.
@@ -80,16 +83,28 @@ var serverMetadata = [...]string{
 // controller that also takes them off: it will put its own on again. Any
 // other finalizer is a wish of the object's owner and stays.
 var assignedFinalizers = map[string]bool{
-	"orphan":                       true,
-	"foregroundDeletion":           true,
-	"kubernetes.io/pvc-protection": true,
-	"kubernetes.io/pv-protection":  true,
-	"kubernetes.io/pv-controller":  true,
-	"external-provisioner.volume.kubernetes.io/finalizer":     true,
-	"snapshot.storage.kubernetes.io/pvc-as-source-protection": true,
-	"service.kubernetes.io/load-balancer-cleanup":             true,
-	"batch.kubernetes.io/job-tracking":                        true,
-	"customresourcecleanup.apiextensions.k8s.io":              true,
+	"orphan":                                              true,
+	"foregroundDeletion":                                  true,
+	"kubernetes.io/pvc-protection":                        true,
+	"kubernetes.io/pv-protection":                         true,
+	"kubernetes.io/pv-controller":                         true,
+	"kubernetes.io/vac-protection":                        true,
+	"external-provisioner.volume.kubernetes.io/finalizer": true,
+	"service.kubernetes.io/load-balancer-cleanup":         true,
+	"networking.k8s.io/service-cidr-finalizer":            true,
+	"resource.kubernetes.io/delete-protection":            true,
+	"batch.kubernetes.io/job-tracking":                    true,
+	"customresourcecleanup.apiextensions.k8s.io":          true,
+}
+
+// assignedFinalizerPrefixes begin those of storage controllers.
+var assignedFinalizerPrefixes = []string{
+	"external-attacher/", "provisioner.storage.kubernetes.io/",
+	"snapshot.storage.kubernetes.io/", "groupsnapshot.storage.kubernetes.io/",
+}
+
+func assignedFinalizer(name string) bool {
+	return assignedFinalizers[name] || slices.ContainsFunc(assignedFinalizerPrefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
 func cleanFinalizers(meta map[string]any) {
@@ -100,7 +115,7 @@ func cleanFinalizers(meta map[string]any) {
 	var kept []any
 	for _, f := range list {
 		name, _ := f.(string)
-		if !assignedFinalizers[name] && !strings.HasPrefix(name, "external-attacher/") {
+		if !assignedFinalizer(name) {
 			kept = append(kept, f)
 		}
 	}
@@ -113,12 +128,15 @@ func cleanFinalizers(meta map[string]any) {
 
 func cleanService(d *Draft, o CleanOptions, owners []any) (warnings []string) {
 	spec := mapAt(d.Content, "spec")
+	owned := func(path ...string) bool { return ownedBy(owners, path) }
 	if ip, _ := spec["clusterIP"].(string); ip != "None" {
 		// Both or neither: the server refuses a list that disagrees.
 		delete(spec, "clusterIP")
 		delete(spec, "clusterIPs")
+		if ip != "" && (owned("f:spec", "f:clusterIP") || owned("f:spec", "f:clusterIPs")) {
+			warnings = append(warnings, "its cluster IP "+ip+" was chosen by hand and is assigned anew: who knows it by that address has to be given the new one")
+		}
 	}
-	owned := func(path ...string) bool { return ownedBy(owners, path) }
 	if !owned("f:spec", "f:ipFamilies") {
 		delete(spec, "ipFamilies")
 		if !owned("f:spec", "f:ipFamilyPolicy") {
@@ -126,7 +144,7 @@ func cleanService(d *Draft, o CleanOptions, owners []any) (warnings []string) {
 		}
 	}
 	if o.KeepNodePorts {
-		return nil
+		return warnings
 	}
 	if _, ok := spec["healthCheckNodePort"]; ok {
 		delete(spec, "healthCheckNodePort")
@@ -224,15 +242,14 @@ func dropTokenVolumes(spec map[string]any) {
 // injectedToken says whether a volume is one that admission puts into each pod:
 // in older clusters that was the Secret of the account's token, by its name.
 func injectedToken(volume map[string]any, name string, account any) bool {
-	if strings.HasPrefix(name, "kube-api-access-") && mapAt(volume, "projected") != nil {
+	if object.GeneratedName(name, "kube-api-access-") && mapAt(volume, "projected") != nil {
 		return true
 	}
 	of, _ := account.(string)
 	if of == "" {
 		of = "default"
 	}
-	random, token := strings.CutPrefix(name, of+"-token-")
-	return token && len(random) == 5 && mapAt(volume, "secret")["secretName"] == name
+	return object.GeneratedName(name, of+"-token-") && mapAt(volume, "secret")["secretName"] == name
 }
 
 func setOrDelete(m map[string]any, key string, list []any) {
