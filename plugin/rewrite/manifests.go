@@ -114,17 +114,25 @@ func (m *Manifests) objectsOf(d *document) error {
 	content, _ := v.(map[string]any)
 	kind, _ := content["kind"].(string)
 	apiVersion, _ := content["apiVersion"].(string)
-	items, isList := content["items"].([]any)
-	list := isList && strings.HasSuffix(kind, "List")
 	if kind == "ResourceList" && strings.HasPrefix(apiVersion, "config.kubernetes.io/") {
 		if m.resources != nil {
 			return v1alpha1.Usagef("a second ResourceList")
 		}
-		m.resources, list = d, true
+		m.resources = d
 	}
-	if !list {
+	d.take(node, content)
+	return nil
+}
+
+// take takes in an object, or those of a list, also of lists in it. A list has
+// no name: what has one is an object, whatever its kind is called.
+func (d *document) take(node *yaml.Node, content map[string]any) {
+	kind, _ := content["kind"].(string)
+	items, isList := content["items"].([]any)
+	_, named := mapAt(content, "metadata")["name"]
+	if !isList || named && kind != "ResourceList" || !strings.HasSuffix(kind, "List") {
 		d.add(node, content)
-		return nil
+		return
 	}
 	for _, pair := range pairs(node) {
 		if pair.key.Value != "items" {
@@ -132,11 +140,10 @@ func (m *Manifests) objectsOf(d *document) error {
 		}
 		for i, n := range pair.value.Content {
 			if item, ok := items[i].(map[string]any); ok {
-				d.add(n, item)
+				d.take(n, item)
 			}
 		}
 	}
-	return nil
 }
 
 // add takes in what has the shape of an object; other documents go through.

@@ -23,6 +23,9 @@ var nameSaysMore = map[string]bool{
 	"ClusterTrustBundle.certificates.k8s.io": true,
 }
 
+// accountUser begins the names of users that are service accounts.
+const accountUser = "system:serviceaccount:"
+
 // podNameLabel is carried by the pods of a StatefulSet, with their own names.
 const podNameLabel = "statefulset.kubernetes.io/pod-name"
 
@@ -70,6 +73,8 @@ func (r Rules) Learn(o *object.Object) error {
 		l.services[[2]string{ref.Namespace, ref.Name}] = true
 	case ref.Group == "" && ref.Kind == "PersistentVolumeClaim":
 		l.claims = append(l.claims, ref)
+	case ref.Group == "" && ref.Kind == "Endpoints":
+		l.endpoints = append(l.endpoints, ref)
 	case ref.Group == "apps" && ref.Kind == "StatefulSet":
 		set := setOfClaims{ref: ref}
 		for _, t := range listAt(d.Content, "spec", "volumeClaimTemplates") {
@@ -123,7 +128,7 @@ func (s *compiled) newName(name string) string {
 }
 
 // settle gives the claims of StatefulSets the names that the renamed sets will
-// look for.
+// look for, and Endpoints those of their Services.
 func (l *learned) settle() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -131,6 +136,13 @@ func (l *learned) settle() {
 		return
 	}
 	l.settled = true
+	for _, e := range l.endpoints {
+		if to, renamed := l.renamed[v1alpha1.Ref{Kind: "Service", Namespace: e.Namespace, Name: e.Name}]; renamed {
+			l.renamed[e] = to
+		} else if l.services[[2]string{e.Namespace, e.Name}] {
+			delete(l.renamed, e)
+		}
+	}
 	for _, claim := range l.claims {
 		for _, set := range l.sets {
 			if set.ref.Namespace != claim.Namespace {
@@ -196,6 +208,13 @@ func (s *compiled) rename(d *Draft, out *Result) error {
 		return fmt.Errorf("references: %w", err)
 	}
 	s.resourceNames(d, set)
+	eachUser(d, func(at, user string, put func(string)) {
+		rest, _ := strings.CutPrefix(user, accountUser)
+		ns, account, _ := strings.Cut(rest, ":")
+		if to, ok := l.nameOf(v1alpha1.Ref{Kind: "ServiceAccount", Namespace: ns, Name: account}); ok {
+			set(at, user, accountUser+ns+":"+to, put)
+		}
+	})
 	if selected := mapAt(d.Content, "spec", "selector"); d.Ref.Group == "" && d.Ref.Kind == "Service" && selected != nil {
 		if pod, ok := selected[podNameLabel].(string); ok {
 			if to, ok := l.podName(d.Ref.Namespace, pod); ok {

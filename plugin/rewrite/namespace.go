@@ -64,7 +64,7 @@ func (r Rules) namespaces(d *Draft, changed func(Change)) error {
 // accounts follows service accounts that are named as users and groups.
 func (r Rules) accounts(d *Draft, changed func(Change)) {
 	rename := func(name string) (string, Change, bool) {
-		for _, prefix := range [...]string{"system:serviceaccount:", "system:serviceaccounts:"} {
+		for _, prefix := range [...]string{accountUser, "system:serviceaccounts:"} {
 			rest, ok := strings.CutPrefix(name, prefix)
 			if !ok {
 				continue
@@ -82,27 +82,27 @@ func (r Rules) accounts(d *Draft, changed func(Change)) {
 		}
 		return "", Change{}, false
 	}
+	eachUser(d, func(at, name string, set func(string)) {
+		if to, c, ok := rename(name); ok {
+			set(to)
+			c.Field = at
+			changed(c)
+		}
+	})
+}
+
+// eachUser visits the names of users and groups, which may be service accounts.
+func eachUser(d *Draft, visit func(at, name string, set func(string))) {
 	for _, path := range subjectFields(d.Ref.Group) {
 		each(d.Content, path, func(at string, m map[string]any) {
-			name, _ := m["name"].(string)
-			if to, c, ok := rename(name); ok {
-				m["name"] = to
-				c.Field = join(at, "name")
-				changed(c)
+			if name, ok := m["name"].(string); ok {
+				visit(join(at, "name"), name, func(to string) { m["name"] = to })
 			}
 		})
 	}
 	if d.Ref.Kind == "SecurityContextConstraints" {
 		for _, key := range [...]string{"users", "groups"} {
-			list, _ := d.Content[key].([]any)
-			for i, e := range list {
-				name, _ := e.(string)
-				if to, c, ok := rename(name); ok {
-					list[i] = to
-					c.Field = key + "[" + strconv.Itoa(i) + "]"
-					changed(c)
-				}
-			}
+			list(d.Content, key, "", visit)
 		}
 	}
 }

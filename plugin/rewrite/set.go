@@ -339,9 +339,10 @@ type learned struct {
 	renamed map[v1alpha1.Ref]string
 	// services are known by namespace and name.
 	services map[[2]string]bool
-	// claims and sets wait for each other: a set's claims bear its name.
-	claims []v1alpha1.Ref
-	sets   []setOfClaims
+	// claims and sets wait for each other: a set's claims bear its name, as
+	// Endpoints bear that of their Service.
+	claims, endpoints []v1alpha1.Ref
+	sets              []setOfClaims
 	// unmatched are the images that no rule is about.
 	unmatched map[string]bool
 	settled   bool
