@@ -453,6 +453,80 @@ func TestNamespaceComesAlong(t *testing.T) {
 	require.Equal(t, "blue", exported.Metadata.Annotations["pool.example.net/colour"])
 }
 
+// TestWhatBelongsToAServiceThatIsNeeded: what a person wrote for a Service comes
+// along where the Service only does because somebody calls it.
+func TestWhatBelongsToAServiceThatIsNeeded(t *testing.T) {
+	ns := namespace(t, "needed")
+	remote, _ := local(t)
+	apply(t, "src", inNamespace(ns, `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: caller, namespace: NS, labels: {tier: gold}}
+spec:
+  replicas: 0
+  selector: {matchLabels: {app: caller}}
+  template:
+    metadata: {labels: {app: caller}}
+    spec: {serviceAccountName: caller, containers: [{name: c, image: localhost/busybox:dev, env: [{name: FAR_HOST, value: far}, {name: NEAR_HOST, value: near}]}]}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: caller, namespace: NS}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: as-user, namespace: NS}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: view}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: "system:serviceaccount:NS:caller"}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: far, namespace: NS}
+spec: {ports: [{name: tn, port: 992}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: far-a, namespace: NS, labels: {kubernetes.io/service-name: far}}
+addressType: IPv4
+endpoints: [{addresses: [192.0.2.44]}]
+ports: [{name: tn, port: 992}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: other-a, namespace: NS, labels: {kubernetes.io/service-name: other}}
+addressType: IPv4
+endpoints: [{addresses: [192.0.2.45]}]
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: far, namespace: NS}
+subsets: [{addresses: [{ip: 192.0.2.44}], ports: [{name: tn, port: 992}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: near, namespace: NS}
+spec: {selector: {app: near}, ports: [{port: 80}]}
+`))
+	await(t, "generated endpoints", func() (bool, error) {
+		out := kubectl(t, "src", "-n", ns, "get", "endpointslices", "-o", "name")
+		_, err := tryKubectl(t, "src", "", "-n", ns, "get", "endpoints", "near")
+		return strings.Contains(out, "/near-") && err == nil, nil
+	})
+	f := spec(t, policy("  select: [{kinds: [Deployment], labelSelector: {matchLabels: {tier: gold}}, namespaces: ["+ns+"]}]\n"), remote)
+	for _, command := range []string{"plan", "run"} {
+		d, r := document(t, command, "-f", f)
+		require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, d.Unread)
+		var in []string
+		for _, o := range d.Objects {
+			if o.Outcome == v1alpha1.OutcomeInclude || o.Outcome == v1alpha1.OutcomeSaved {
+				in = append(in, o.Ref.Kind+" "+o.Ref.Name)
+			}
+		}
+		slices.Sort(in)
+		require.Equal(t, []string{"Deployment caller", "EndpointSlice far-a", "Endpoints far", "Namespace " + ns, "RoleBinding as-user", "Service far", "Service near", "ServiceAccount caller"}, in)
+	}
+}
+
 // TestGeneratedObjectsAndLookAlikesInARun: hand-written endpoints are saved,
 // those that a controller makes are not, and nothing is said about them.
 func TestGeneratedObjectsAndLookAlikesInARun(t *testing.T) {

@@ -27,6 +27,8 @@ const (
 	rowAlias
 	rowDeclared
 	rowPartOf
+	rowBindsUser
+	rowGrantsAll
 )
 
 // impliedRows are edges that no single field makes.
@@ -40,6 +42,8 @@ var impliedRows = map[uint16]Row{
 	rowAlias:          {Type: TypeRoutesTo},
 	rowDeclared:       {Type: TypeDeclared, Strong: true},
 	rowPartOf:         {Type: TypePartOf, Strong: true, Unordered: true},
+	rowBindsUser:      {Type: TypeBindsSubject, Reverse: true, Unordered: true, Optional: true},
+	rowGrantsAll:      {Type: TypeGrants, Reverse: true, Unordered: true, Optional: true},
 }
 
 func rowAt(rows []Row, i uint16) *Row {
@@ -317,11 +321,12 @@ func (r *resolver) parameters() {
 // pods: template-name-ordinal. Nothing in the claims says so.
 func (r *resolver) claimTemplates() {
 	type prefix struct{ namespace, name string }
-	sets := map[prefix]edge{}
+	sets := map[prefix][]edge{} // a-b of c and a of b-c look for the same claims
 	for _, id := range sortedIDs(r.workloads) {
 		for i, t := range r.workloads[id].templates {
 			field := r.names.id(fmt.Sprintf("spec.volumeClaimTemplates[%d]", i))
-			sets[prefix{r.refs[id].Namespace, t + "-" + r.refs[id].Name}] = edge{from: id, field: field}
+			at := prefix{r.refs[id].Namespace, t + "-" + r.refs[id].Name}
+			sets[at] = append(sets[at], edge{from: id, field: field})
 		}
 	}
 	if len(sets) == 0 {
@@ -331,7 +336,7 @@ func (r *resolver) claimTemplates() {
 		if ref.Kind != "PersistentVolumeClaim" || ref.Group != "" || !endsInOrdinal(ref.Name) {
 			continue
 		}
-		if e, ok := sets[prefix{ref.Namespace, ref.Name[:strings.LastIndexByte(ref.Name, '-')]}]; ok {
+		for _, e := range sets[prefix{ref.Namespace, ref.Name[:strings.LastIndexByte(ref.Name, '-')]}] {
 			r.add(e.from, int32(i), rowClaimTemplate, flagStrong, e.field)
 		}
 	}

@@ -217,7 +217,7 @@ func (b *Builder) read(o *object.Object) (*findings, error) {
 		return f, fmt.Errorf("find references: %w", err)
 	}
 	err = b.readContent(o, content, k, f)
-	readSpecial(gk, content, f)
+	readSpecial(gk, content, o.Ref.Namespace, f)
 	if isWorkload {
 		readTemplate(content, template, o.Ref.Namespace, f)
 	}
@@ -351,9 +351,19 @@ func readSelector(row *Row, h hit) (*foundSelector, error) {
 }
 
 // readSpecial takes what no row can say: what an object is to others.
-func readSpecial(gk groupKind, content map[string]any, f *findings) {
+func readSpecial(gk groupKind, content map[string]any, namespace string, f *findings) {
 	spec, _ := content["spec"].(map[string]any)
 	switch {
+	case gk.group == groupRBAC:
+		readUsers(content, f)
+	case gk == groupKind{groupGateway, "ReferenceGrant"}:
+		// What names nothing is about all there is of a kind in its namespace.
+		for i, to := range mapsIn(spec, "to") {
+			if to["name"] == nil {
+				f.refs = append(f.refs, foundRef{to: v1alpha1.Ref{Kind: "Namespace", Name: namespace},
+					row: rowGrantsAll, flags: flagOptional, field: fmt.Sprintf("spec.to[%d]", i)})
+			}
+		}
 	case gk.group == groupExtensions && gk.kind == "CustomResourceDefinition":
 		group, _, _ := unstructuredString(spec, "group")
 		kind, _, _ := unstructuredString(spec, "names", "kind")
@@ -383,6 +393,34 @@ func readSpecial(gk groupKind, content map[string]any, f *findings) {
 			}
 		}
 	}
+}
+
+// readUsers takes the subjects of a binding that are service accounts by the
+// names that they have as users, or all of those of a namespace.
+func readUsers(content map[string]any, f *findings) {
+	for i, s := range mapsIn(content, "subjects") {
+		name, _ := s["name"].(string)
+		var to v1alpha1.Ref
+		if account, ok := strings.CutPrefix(name, "system:serviceaccount:"); ok && s["kind"] == "User" {
+			to.Kind = "ServiceAccount"
+			to.Namespace, to.Name, _ = strings.Cut(account, ":")
+		} else if ns, ok := strings.CutPrefix(name, "system:serviceaccounts:"); ok && s["kind"] == "Group" {
+			to.Kind, to.Name = "Namespace", ns
+		} else {
+			continue
+		}
+		f.refs = append(f.refs, foundRef{to: to, row: rowBindsUser, flags: flagOptional, field: fmt.Sprintf("subjects[%d].name", i)})
+	}
+}
+
+// mapsIn gives the maps of a list.
+func mapsIn(m map[string]any, key string) []map[string]any {
+	list, _ := m[key].([]any)
+	out := make([]map[string]any, len(list))
+	for i, e := range list {
+		out[i], _ = e.(map[string]any)
+	}
+	return out
 }
 
 // readTemplate takes a pod template's labels, its implied service account,

@@ -63,6 +63,9 @@ func TestWhatJoinsWorkloads(t *testing.T) {
 		"a claim that one only reads": {texts: []string{w("a", claim("c", "")), w("b", claim("c", `,"readOnly":true`)), pvc}, groups: "n/a:a n/b:b"},
 		"a claim of a StatefulSet": {texts: []string{w("a", claim("d-s-0", "")), objectText("v1", "PersistentVolumeClaim", "n", "d-s-0"),
 			`{"apiVersion":"apps/v1","kind":"StatefulSet","metadata":{"name":"s","namespace":"n"},"spec":{"template":{},"volumeClaimTemplates":[{"metadata":{"name":"d"}}]}}`}, groups: "n/a:a+s"},
+		"a claim that two StatefulSets look for": {texts: []string{objectText("v1", "PersistentVolumeClaim", "n", "a-b-c-0"),
+			`{"apiVersion":"apps/v1","kind":"StatefulSet","metadata":{"name":"c","namespace":"n"},"spec":{"template":{},"volumeClaimTemplates":[{"metadata":{"name":"a-b"}}]}}`,
+			`{"apiVersion":"apps/v1","kind":"StatefulSet","metadata":{"name":"b-c","namespace":"n"},"spec":{"template":{},"volumeClaimTemplates":[{"metadata":{"name":"a"}}]}}`}, groups: "n/b-c:b-c+c"},
 		"part of one application": {texts: []string{w("a", "", `"app.kubernetes.io/part-of":"x"`), w("b", "", `"app.kubernetes.io/part-of":"y"`), w("c", "", `"app.kubernetes.io/part-of":"x"`)},
 			groups: "n/a:a+c n/b:b", edges: []string{`Deployment.apps n/c =part-of=> Deployment.apps n/a @metadata.labels["app.kubernetes.io/part-of"]`}},
 		"part of applications in two namespaces": {texts: []string{w("a", "", `"app.kubernetes.io/part-of":"x"`), workloadText("Deployment", "m", "b", "", `"app.kubernetes.io/part-of":"x"`)},
@@ -177,6 +180,28 @@ func TestEndpointsByHandAndByController(t *testing.T) {
 	}
 	require.Equal(t, map[string]bool{"Service made": false, "Service hand": false, "Endpoints made": true, "Endpoints hand": false,
 		"EndpointSlice made-1": true, "EndpointSlice hand-1": false}, got)
+}
+
+// What grants rights to an account by its name as a user, or to a whole
+// namespace, comes along as what names the account does.
+func TestWhatGrantsRights(t *testing.T) {
+	binding := func(name, kind, subject string) string {
+		return `{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"RoleBinding","metadata":{"name":"` + name + `","namespace":"m"},"subjects":[{"kind":"` + kind + `","name":"` + subject + `"}]}`
+	}
+	grant := func(ns, name, to string) string {
+		return `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"ReferenceGrant","metadata":{"name":"` + name + `","namespace":"` + ns + `"},"spec":{"to":[{"group":"","kind":"Service"` + to + `}]}}`
+	}
+	g := build(t, Options{}, `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"n"}}`, objectText("v1", "ServiceAccount", "n", "clerk"), objectText("v1", "Service", "n", "web"),
+		binding("user", "User", "system:serviceaccount:n:clerk"), binding("all", "Group", "system:serviceaccounts:n"),
+		binding("another", "User", "system:serviceaccount:m:clerk"), binding("person", "User", "clerk"), binding("everybody", "Group", "system:serviceaccounts"), binding("odd", "Group", "system:serviceaccount:n:clerk"),
+		grant("n", "services", ""), grant("n", "web", `,"name":"web"`), grant("n", "api", `,"name":"api"`), grant("m", "services", ""))
+	c := g.Closure([]v1alpha1.Ref{ref(t, g, "ServiceAccount n/clerk"), ref(t, g, "Service n/web")}, Include)
+	var got []string
+	for _, m := range c.Members {
+		got = append(got, m.Ref.Kind+" "+m.Ref.Namespace+"/"+m.Ref.Name)
+	}
+	require.ElementsMatch(t, []string{"Namespace /n", "ServiceAccount n/clerk", "Service n/web", "RoleBinding m/user", "RoleBinding m/all", "ReferenceGrant n/services", "ReferenceGrant n/web"}, got)
+	require.Empty(t, c.Missing)
 }
 
 func TestDeclaredEdgesThatCannotBe(t *testing.T) {

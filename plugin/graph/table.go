@@ -194,6 +194,8 @@ func podRows(gk groupKind, template string) []Row {
 		secret("volumes[]."+source+".name", TypeUsesSecret, "")
 	}
 	secret("volumes[].azureFile.secretName", TypeUsesSecret, "")
+	add("volumes[].csi.volumeAttributes.secretProviderClass",
+		Row{ToGroup: "secrets-store.csi.x-k8s.io", ToKind: "SecretProviderClass", Type: TypeMounts})
 	add("volumes[].glusterfs.endpoints", Row{ToKind: "Endpoints", Type: TypeMounts})
 	for _, r := range claimSpecRows("volumes[].ephemeral.volumeClaimTemplate.") {
 		add(r.Path, r)

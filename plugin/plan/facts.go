@@ -176,6 +176,17 @@ func readClaim(o *object.Object) (*claim, error) {
 	return c, nil
 }
 
+// selectsNothing says whether a Service leads to addresses that a person wrote.
+func selectsNothing(o *object.Object) (bool, error) {
+	content, err := o.Content()
+	if err != nil {
+		return false, err
+	}
+	selector, _, _ := unstructured.NestedMap(content, "spec", "selector")
+	kind, _, _ := unstructured.NestedString(content, "spec", "type")
+	return len(selector) == 0 && kind != "ExternalName", nil
+}
+
 // diskSources are the keys under which a PersistentVolume says what it is.
 var diskSources = []string{"hostPath", "local", "nfs", "iscsi", "fc", "flexVolume", "awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder",
 	"flocker", "gcePersistentDisk", "glusterfs", "photonPersistentDisk", "portworxVolume", "quobyte", "rbd", "scaleIO", "storageos", "vsphereVolume"}

@@ -53,6 +53,8 @@ var structural = map[schema.GroupKind]bool{
 	{Group: "gateway.networking.k8s.io", Kind: "TLSRoute"}:                          true,
 	{Group: "gateway.networking.k8s.io", Kind: "TCPRoute"}:                          true,
 	{Group: "gateway.networking.k8s.io", Kind: "UDPRoute"}:                          true,
+	{Group: "gateway.networking.k8s.io", Kind: "BackendTLSPolicy"}:                  true,
+	{Group: "gateway.networking.k8s.io", Kind: "ReferenceGrant"}:                    true,
 	{Group: "admissionregistration.k8s.io", Kind: "ValidatingWebhookConfiguration"}: true,
 	{Group: "admissionregistration.k8s.io", Kind: "MutatingWebhookConfiguration"}:   true,
 }
@@ -80,7 +82,8 @@ type inventory struct {
 	warnings   []string
 	pods       map[v1alpha1.Ref]*pod
 	claims     map[v1alpha1.Ref]*claim
-	disks      map[string]*disk // PersistentVolumes by name
+	disks      map[string]*disk      // PersistentVolumes by name
+	byHand     map[v1alpha1.Ref]bool // Services without a selector
 	classes    snapshotClasses
 	partial    bool
 
@@ -133,6 +136,7 @@ func newInventory(r Request, sel *selector.Selector) *inventory {
 		pods:       map[v1alpha1.Ref]*pod{},
 		claims:     map[v1alpha1.Ref]*claim{},
 		disks:      map[string]*disk{},
+		byHand:     map[v1alpha1.Ref]bool{},
 
 		noSnapshot:       map[volumeKey]string{},
 		wantedGroupClass: map[volumeKey]string{},
@@ -268,9 +272,14 @@ func (inv *inventory) readNamespaces(ctx context.Context) error {
 // list reads one kind. needed says that the plan lacks something where it may
 // not be read.
 func (inv *inventory) list(ctx context.Context, k kube.Kind, labels string, needed bool) error {
-	result, err := inv.r.Cluster.List(ctx, k, kube.ListOptions{Namespace: inv.scope(k), LabelSelector: labels}, func(o *object.Object) error {
+	return inv.each(ctx, k, kube.ListOptions{Namespace: inv.scope(k), LabelSelector: labels}, needed, func(o *object.Object) error {
 		return inv.visit(ctx, o)
 	})
+}
+
+// each is list, with whatever options and for whatever purpose.
+func (inv *inventory) each(ctx context.Context, k kube.Kind, options kube.ListOptions, needed bool, visit func(*object.Object) error) error {
+	result, err := inv.r.Cluster.List(ctx, k, options, visit)
 	if err == nil {
 		if !result.Consistent {
 			inv.warn("the list of %s was not a snapshot: its continue token expired, so an object that changed meanwhile may be missing or old", k.GVK.GroupKind())
@@ -357,6 +366,7 @@ func (inv *inventory) remember(ctx context.Context, o *object.Object) error {
 	var p *pod
 	var c *claim
 	var d *disk
+	var bare bool
 	var err error
 	if o.Ref.Group == "" {
 		switch o.Ref.Kind {
@@ -368,6 +378,8 @@ func (inv *inventory) remember(ctx context.Context, o *object.Object) error {
 			c, err = readClaim(o)
 		case "PersistentVolume":
 			d, err = readDisk(o)
+		case "Service":
+			bare, err = selectsNothing(o)
 		}
 	}
 	if err != nil {
@@ -382,6 +394,8 @@ func (inv *inventory) remember(ctx context.Context, o *object.Object) error {
 		inv.claims[o.Ref.Key()] = c
 	case d != nil:
 		inv.disks[o.Ref.Name] = d
+	case bare:
+		inv.byHand[o.Ref.Key()] = true
 	}
 	err = inv.builder.Add(o)
 	if p != nil || c != nil || d != nil {
@@ -422,7 +436,10 @@ func (inv *inventory) selectsEveryKind() bool {
 }
 
 func (inv *inventory) namesGroup(group string) bool {
-	return anyKind(inv.r.Policy.Spec.Select, func(k string) bool { return strings.HasSuffix(k, "."+group) })
+	return anyKind(inv.r.Policy.Spec.Select, func(k string) bool {
+		_, of, qualified := strings.Cut(k, ".")
+		return qualified && of == group
+	})
 }
 
 func (inv *inventory) excludesGroup(group string) bool {

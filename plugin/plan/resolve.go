@@ -27,12 +27,20 @@ func (inv *inventory) resolve(ctx context.Context) (*graph.Graph, *graph.Closure
 	for range rounds {
 		g, declared := inv.builder.Build()
 		closure := g.Closure(selected, mode)
+		known := inv.builder.Len()
 		var wanted []v1alpha1.Ref
 		if mode != graph.Ignore {
 			wanted = inv.wanted(closure)
 		}
+		if mode == graph.Include {
+			endpoints, err := inv.endpointsByHand(ctx, closure)
+			if err != nil {
+				return nil, nil, err
+			}
+			wanted = append(wanted, endpoints...)
+		}
 		wanted = append(wanted, inv.wantedEnds(declared)...)
-		if len(wanted) == 0 {
+		if len(wanted) == 0 && inv.builder.Len() == known {
 			if declared != nil {
 				return nil, nil, inv.refuseEdges(declared)
 			}
@@ -64,6 +72,40 @@ func (inv *inventory) wanted(c *graph.Closure) []v1alpha1.Ref {
 		}
 	}
 	return slices.SortedFunc(maps.Keys(set), v1alpha1.Ref.Compare)
+}
+
+// endpointsByHand are the Endpoints that a person may have written for members
+// that are Services without a selector. Slices have names of their own: those
+// are taken in at once. Nothing in a Service names either of them, and of all
+// the others, which controllers make, there are very many.
+func (inv *inventory) endpointsByHand(ctx context.Context, c *graph.Closure) ([]v1alpha1.Ref, error) {
+	var services []v1alpha1.Ref
+	endpoints := map[v1alpha1.Ref]bool{}
+	for _, m := range c.Members {
+		key := m.Ref.Key()
+		if !inv.byHand[key] || inv.made[key] != "" {
+			continue
+		}
+		delete(inv.byHand, key)
+		services = append(services, key)
+		inv.want(endpoints, v1alpha1.Ref{Kind: "Endpoints", Namespace: key.Namespace, Name: key.Name})
+	}
+	k, served := inv.kinds[schema.GroupKind{Group: "discovery.k8s.io", Kind: "EndpointSlice"}]
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(getters)
+	for _, service := range services {
+		if !served || inv.complete(k, service) {
+			continue
+		}
+		group.Go(func() error {
+			options := kube.ListOptions{Namespace: service.Namespace, LabelSelector: "kubernetes.io/service-name=" + service.Name}
+			return inv.each(ctx, k, options, true, func(o *object.Object) error {
+				inv.noteMade(o)
+				return inv.remember(ctx, o)
+			})
+		})
+	}
+	return slices.SortedFunc(maps.Keys(endpoints), v1alpha1.Ref.Compare), group.Wait()
 }
 
 // want adds a reference to set, unless it is known already what became of it.
