@@ -331,6 +331,18 @@ func TestWavesOfTheShop(t *testing.T) {
 	require.Empty(t, cycles)
 }
 
+// A quota bounds the pods of workloads, and not those that fill their claims.
+func TestWavesOfWhatBoundsPods(t *testing.T) {
+	g := build(t, Options{}, objectText("v1", "ResourceQuota", "n", "cap"), objectText("v1", "LimitRange", "n", "sizes"), objectText("v1", "PersistentVolumeClaim", "n", "c"),
+		workloadText("Deployment", "n", "a", claim("c", "")), workloadText("ReplicaSet", "n", "b", ""))
+	waves, _ := g.Waves(g.Nodes())
+	var shown [][]string
+	for _, w := range waves {
+		shown = append(shown, names(w))
+	}
+	require.Equal(t, [][]string{{"PersistentVolumeClaim n/c"}, {"LimitRange n/sizes", "ResourceQuota n/cap"}, {"Deployment.apps n/a", "ReplicaSet.apps n/b"}}, shown)
+}
+
 // What a server of the application converts can be written when it runs, and
 // what it admits is refused until then.
 func TestWavesOfAServerAndItsObjects(t *testing.T) {

@@ -24,13 +24,17 @@ var phases = map[groupKind]int{
 	{"", "Namespace"}: phaseNamespace,
 	{groupExtensions, "CustomResourceDefinition"}: phaseDefinition,
 	{"", "PersistentVolumeClaim"}:                 phaseClaim,
-	{"", "Service"}:                               phaseService,
-	{"", "Endpoints"}:                             phaseService,
-	{groupDiscovery, "EndpointSlice"}:             phaseService,
-	{"autoscaling", "HorizontalPodAutoscaler"}:    phaseAround,
-	{"policy", "PodDisruptionBudget"}:             phaseAround,
-	{groupNetworking, "Ingress"}:                  phaseAround,
-	{groupAPIService, "APIService"}:               phaseAround,
+	// What bounds the pods of workloads comes before those, and does not bound
+	// the pods that fill claims.
+	{"", "ResourceQuota"}:                      phaseService,
+	{"", "LimitRange"}:                         phaseService,
+	{"", "Service"}:                            phaseService,
+	{"", "Endpoints"}:                          phaseService,
+	{groupDiscovery, "EndpointSlice"}:          phaseService,
+	{"autoscaling", "HorizontalPodAutoscaler"}: phaseAround,
+	{"policy", "PodDisruptionBudget"}:          phaseAround,
+	{groupNetworking, "Ingress"}:               phaseAround,
+	{groupAPIService, "APIService"}:            phaseAround,
 	// Whatever can refuse objects comes when all others are there.
 	{groupAdmission, "ValidatingWebhookConfiguration"}:   phaseAdmission,
 	{groupAdmission, "MutatingWebhookConfiguration"}:     phaseAdmission,
@@ -47,6 +51,9 @@ var builtinGroups = words("apps batch autoscaling policy extensions events.k8s.i
 	groupRBAC + " " + groupStorage + " " + groupAdmission + " " + groupNetworking + " " + groupResource + " " + groupExtensions + " " +
 	groupDiscovery + " " + groupAPIService + " " + groupFlow + " " + groupScheduling)
 
+// Builtin says whether a group is one of Kubernetes' own.
+func Builtin(group string) bool { return group == "" || builtinGroups[group] }
+
 func phaseOf(r v1alpha1.Ref) int {
 	if p, ok := phases[groupKind{r.Group, r.Kind}]; ok {
 		return p
@@ -56,7 +63,7 @@ func phaseOf(r v1alpha1.Ref) int {
 		return phaseWorkload
 	case r.Group == groupGateway && r.Kind != "GatewayClass":
 		return phaseAround
-	case r.Group == groupGateway, r.Group == "", builtinGroups[r.Group]:
+	case r.Group == groupGateway, Builtin(r.Group):
 		return phaseConfig
 	}
 	// A custom resource: what acts on it may start like any workload.
