@@ -56,11 +56,17 @@ func servicePort(port any) map[string]any {
 // that is absent selects none in both.
 func disruptionBudget(c *conversion) error {
 	spec := c.spec()
-	if selector, ok := spec["selector"].(map[string]any); ok && len(selector) == 0 {
+	if selector, ok := spec["selector"].(map[string]any); ok && asksNothing(selector) {
 		delete(spec, "selector")
 		c.note("its empty selector selected no pod, and would select every pod of the namespace in policy/v1: it is left out")
 	}
 	return nil
+}
+
+// asksNothing says whether a selector has no requirement in it.
+func asksNothing(selector map[string]any) bool {
+	expressions, _ := selector["matchExpressions"].([]any)
+	return len(section(selector, "matchLabels"))+len(expressions) == 0
 }
 
 // autoscaler: what metrics aim at got a map of its own.
@@ -329,7 +335,7 @@ func webhooks(c *conversion) error {
 // there was none.
 func (c *conversion) selectorFromTemplate() error {
 	spec := c.spec()
-	if selector := section(spec, "selector"); len(selector) > 0 {
+	if selector := section(spec, "selector"); !asksNothing(selector) {
 		return nil
 	}
 	labels := section(spec, "template", "metadata", "labels")
