@@ -76,6 +76,7 @@ func (o *diffOptions) Run(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	document.Warnings = append(document.Warnings, o.restore.objects.unmatched()...)
 	different := 0
 	for _, l := range document.Objects {
 		switch l.Outcome {

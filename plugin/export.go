@@ -91,6 +91,9 @@ func (o *exportOptions) Run(ctx context.Context, id string) error {
 	if count == 0 {
 		return usagef("no object of backup %s matches", record.ID)
 	}
+	for _, w := range o.objects.unmatched() {
+		fmt.Fprintf(o.env.ErrOut, "warning: %s\n", w)
+	}
 	fmt.Fprintf(o.env.ErrOut, "exported %d objects of backup %s\n", count, record.ID)
 	return nil
 }

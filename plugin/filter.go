@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/google/cel-go/cel"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
 	"github.com/kubectl-backup/kubectl-backup/plugin/selector"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
 // objectFilter picks objects out of a backup; its parts are AND-ed.
@@ -26,6 +26,8 @@ type objectFilter struct {
 
 	filter *selector.Filter
 	labels labels.Selector
+	// found are the values of flags that an object was found for.
+	found map[string]bool
 }
 
 func (o *objectFilter) AddFlags(f *pflag.FlagSet) {
@@ -62,16 +64,18 @@ func (o *objectFilter) active() bool {
 // fails on an object is an error and never a silent no.
 func (o *objectFilter) Match(ctx context.Context, ob *object.Object) (bool, error) {
 	r := ob.Ref
-	if len(o.kinds) > 0 && !slices.ContainsFunc(o.kinds, func(k string) bool {
+	kind := o.has("--kinds", o.kinds, func(k string) bool {
 		kind, group, qualified := strings.Cut(k, ".")
+		if group == v1alpha1.CoreGroup {
+			group = ""
+		}
 		return strings.EqualFold(kind, r.Kind) && (!qualified || group == r.Group)
-	}) {
-		return false, nil
-	}
-	if len(o.names) > 0 && !slices.Contains(o.names, r.Name) {
-		return false, nil
-	}
-	if len(o.namespaces) > 0 && !slices.Contains(o.namespaces, r.Namespace) && !(r.Group == "" && r.Kind == "Namespace" && slices.Contains(o.namespaces, r.Name)) {
+	})
+	name := o.has("--names", o.names, func(n string) bool { return n == r.Name })
+	namespace := o.has("--namespaces", o.namespaces, func(n string) bool {
+		return n == r.Namespace || r.Group == "" && r.Kind == "Namespace" && n == r.Name
+	})
+	if !kind || !name || !namespace {
 		return false, nil
 	}
 	if !o.labels.Matches(labels.Set(ob.Labels)) {
@@ -92,6 +96,38 @@ func (o *objectFilter) Match(ctx context.Context, ob *object.Object) (bool, erro
 		return false, fmt.Errorf("--filter on %s: %w", r, err)
 	}
 	return ok, nil
+}
+
+// has says whether one of a flag's values fits, where the flag has any, and
+// remembers which do.
+func (o *objectFilter) has(flag string, values []string, fits func(string) bool) bool {
+	has := len(values) == 0
+	for _, v := range values {
+		if fits(v) {
+			if o.found == nil {
+				o.found = map[string]bool{}
+			}
+			o.found[flag+" "+v], has = true, true
+		}
+	}
+	return has
+}
+
+// unmatched are warnings: what of the flags no object of the backup was found
+// for is misspelt, or not there.
+func (o *objectFilter) unmatched() []string {
+	var out []string
+	for _, f := range []struct {
+		flag   string
+		values []string
+	}{{"--kinds", o.kinds}, {"--names", o.names}, {"--namespaces", o.namespaces}} {
+		for _, v := range f.values {
+			if !o.found[f.flag+" "+v] {
+				out = append(out, f.flag+" "+v+" matches nothing in the backup")
+			}
+		}
+	}
+	return out
 }
 
 func shortHash(s string) string {

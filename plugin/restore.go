@@ -246,6 +246,7 @@ func (o *restoreOptions) Run(ctx context.Context, id string) error {
 	if document == nil {
 		return err
 	}
+	document.Warnings = append(document.Warnings, o.objects.unmatched()...)
 	if err == nil {
 		return o.env.report(document, o.output.value)
 	}
