@@ -56,6 +56,10 @@ func Clean(d *Draft, o CleanOptions) (warnings []string) {
 		case "Secret":
 			warnings = cleanTokenSecret(d)
 		}
+	case "apiextensions.k8s.io":
+		if d.Ref.Kind == "CustomResourceDefinition" {
+			keepUnknownFields(d)
+		}
 	case "batch":
 		if d.Ref.Kind == "Job" {
 			cleanJob(d)
@@ -163,6 +167,23 @@ func cleanService(d *Draft, o CleanOptions, owners []any) (warnings []string) {
 		warnings = append(warnings, "a node port was chosen by hand and is assigned anew; keep node ports to keep it")
 	}
 	return warnings
+}
+
+// keepUnknownFields writes where v1 has it that fields which a schema does not
+// name are kept. A definition that was made when that was the default says it
+// in a field with which v1 lets none be created.
+func keepUnknownFields(d *Draft) {
+	spec := mapAt(d.Content, "spec")
+	if d.Content["apiVersion"] != "apiextensions.k8s.io/v1" || spec["preserveUnknownFields"] != true {
+		return
+	}
+	delete(spec, "preserveUnknownFields")
+	for _, v := range listAt(spec, "versions") {
+		if mapAt(v, "schema", "openAPIV3Schema") == nil {
+			v["schema"] = map[string]any{"openAPIV3Schema": map[string]any{"type": "object"}}
+		}
+		mapAt(v, "schema", "openAPIV3Schema")["x-kubernetes-preserve-unknown-fields"] = true
+	}
 }
 
 func cleanJob(d *Draft) {

@@ -22,12 +22,13 @@ func (r Rules) mentions(d *Draft) []string {
 	}
 	sort.Strings(names)
 	secret := d.Ref.Group == "" && d.Ref.Kind == "Secret"
+	token := secret && d.Content["type"] == tokenSecretType
 	var out []string
 	for _, name := range names {
 		pattern := mentionPattern(name)
 		texts(d.Content, "", func(path, text string) {
-			if !strings.Contains(text, name) && !secret {
-				return
+			if !strings.Contains(text, name) && !secret || token && path == "data.namespace" {
+				return // a token says where its account is, and is made anew
 			}
 			if secret && strings.HasPrefix(path, "data") {
 				if b, err := base64.StdEncoding.DecodeString(text); err == nil {

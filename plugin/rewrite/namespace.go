@@ -35,8 +35,7 @@ func (r Rules) namespaces(d *Draft, changed func(Change)) error {
 		case ref.To.Group == "" && ref.To.Kind == "Namespace":
 			follow(ref.Path, ref.To.Name, ref.SetName)
 		case ref.InNamespaceField != "":
-			at := ref.Path[:strings.LastIndexByte(ref.Path, '.')]
-			follow(join(at, ref.Row.NamespaceField), ref.InNamespaceField, func(to string) { ref.SetNamespace(to) })
+			follow(join(above(ref.Path), ref.Row.NamespaceField), ref.InNamespaceField, func(to string) { ref.SetNamespace(to) })
 		}
 		return nil
 	})
@@ -59,6 +58,14 @@ func (r Rules) namespaces(d *Draft, changed func(Change)) error {
 	selectors(d.Content, "", field, follow)
 	r.accounts(d, changed)
 	return nil
+}
+
+// above is the path of what holds a field.
+func above(path string) string {
+	if bracket := strings.LastIndex(path, `["`); bracket >= 0 && strings.HasSuffix(path, `"]`) {
+		return path[:bracket]
+	}
+	return path[:strings.LastIndexByte(path, '.')]
 }
 
 // accounts follows service accounts that are named as users and groups.

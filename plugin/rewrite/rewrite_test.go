@@ -169,6 +169,8 @@ func TestFreeTextIsMentionedAndLeftAlone(t *testing.T) {
 		{"path", `{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: x, annotations: {cert-manager.io/inject-ca-from: old/cert}}}`, []string{`metadata.annotations["cert-manager.io/inject-ca-from"]`}},
 		{"environment", `{apiVersion: apps/v1, kind: Deployment, metadata: {name: a, namespace: x}, spec: {template: {spec: {containers: [{name: c, env: [{name: DB, value: db.old.svc}]}]}}}}`, []string{"spec.template.spec.containers[0].env[0].value"}},
 		{"inside a secret", `{apiVersion: v1, kind: Secret, metadata: {name: a, namespace: x}, data: {dsn: ZGIub2xkLnN2Yw==}}`, []string{"data.dsn"}},
+		{"a token that is made anew", `{apiVersion: v1, kind: Secret, type: kubernetes.io/service-account-token, metadata: {name: a, namespace: x}, data: {namespace: b2xk}}`, nil},
+		{"a namespace in a secret", `{apiVersion: v1, kind: Secret, type: Opaque, metadata: {name: a, namespace: x}, data: {namespace: b2xk}}`, []string{"data.namespace"}},
 		{"a custom resource's own field", `{apiVersion: x.example.org/v1, kind: Gauge, metadata: {name: a, namespace: x}, spec: {targetNamespace: old, title: old}}`, []string{"spec.targetNamespace"}},
 		{"words that only contain it", `{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: x, annotations: {kubectl.kubernetes.io/last-applied-configuration: "db.old.svc"}}, data: {a: older, b: "bold/", c: "cold.svc", d: "db.old-one.svc", e: "/old/", f: "age-old/x"}}`, nil},
 	} {

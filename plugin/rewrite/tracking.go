@@ -17,12 +17,14 @@ var trackingMarks = map[string][]string{
 		"meta.helm.sh/release-name", "meta.helm.sh/release-namespace",
 		"config.k8s.io/owning-inventory", "objectset.rio.cattle.io/",
 		"applyset.kubernetes.io/", "kapp.k14s.io/identity",
+		"configsync.gke.io/", "configmanagement.gke.io/",
 	},
 	"labels": {
 		"argocd.argoproj.io/instance", "applyset.kubernetes.io/part-of", "objectset.rio.cattle.io/",
 		"kustomize.toolkit.fluxcd.io/name", "kustomize.toolkit.fluxcd.io/namespace",
 		"helm.toolkit.fluxcd.io/name", "helm.toolkit.fluxcd.io/namespace",
 		"kapp.k14s.io/app", "kapp.k14s.io/association",
+		"configsync.gke.io/", "configmanagement.gke.io/",
 	},
 }
 
