@@ -499,8 +499,8 @@ spec:
     image: localhost/busybox:dev
     imagePullPolicy: IfNotPresent
     command: [sleep, "3600"]
-    volumeMounts: [{name: kube-api-access-abcde, mountPath: /var/run/secrets/kubernetes.io/serviceaccount}]
-  volumes: [{name: kube-api-access-abcde, projected: {sources: [{serviceAccountToken: {path: token}}]}}]
+    volumeMounts: [{name: kube-api-access-x7k2p, mountPath: /var/run/secrets/kubernetes.io/serviceaccount}]
+  volumes: [{name: kube-api-access-x7k2p, projected: {sources: [{serviceAccountToken: {path: token}}]}}]
 status: {phase: Running}
 `, "$NS", ns).request(dst)
 	r.Timeout = time.Minute

@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/graph"
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
@@ -50,6 +52,9 @@ func (p *Plan) execute(ctx context.Context) error {
 		if err := p.fillClaims(ctx, wave); err != nil {
 			return err
 		}
+	}
+	if err := p.giveOwners(ctx); err != nil {
+		return err
 	}
 	if err := p.finishFilled(ctx); err != nil {
 		return err
@@ -232,9 +237,11 @@ func (p *Plan) replaceDraft(ctx context.Context, i *item, d *rewrite.Draft, befo
 	return nil
 }
 
-// putsStatus says whether an object's status is written after it.
+// putsStatus says whether an object's status is written after it. That of
+// Kubernetes' own kinds tells of the other cluster: where a pod ran, which
+// address a Service got, how far a Job was.
 func (p *Plan) putsStatus(i *item, before original) bool {
-	return p.request.RestoreStatus && before.status != nil && i.kind.Has("status")
+	return p.request.RestoreStatus && before.status != nil && i.kind.Has("status") && !graph.Builtin(i.kind.GVK.Group)
 }
 
 // finishObject puts back what a creation cannot carry: owners of fields and,
@@ -316,14 +323,14 @@ func (p *Plan) prepare(ctx context.Context, i *item, o *object.Object) (*rewrite
 		return nil, original{}, err
 	}
 	rewrite.Clean(d, p.cleanOptions(i, false))
-	p.repoint(i, d)
+	p.repoint(ctx, i, d)
 	return d, before, nil
 }
 
 // repoint gives owner references the UIDs that the owners have here, and drops
 // those whose owners are not here: a stale one has the garbage collector
 // delete the object.
-func (p *Plan) repoint(i *item, d *rewrite.Draft) {
+func (p *Plan) repoint(ctx context.Context, i *item, d *rewrite.Draft) {
 	meta := section(d.Content, "metadata")
 	list, _ := meta["ownerReferences"].([]any)
 	if list == nil {
@@ -333,18 +340,26 @@ func (p *Plan) repoint(i *item, d *rewrite.Draft) {
 	for _, e := range list {
 		ref, _ := e.(map[string]any)
 		uid, _ := ref["uid"].(string)
+		if slices.Contains(i.laterOwners, uid) {
+			continue // see giveOwners
+		}
 		owner := p.byUID[uid]
 		if owner == nil && p.owners[uid] && !i.moved() {
 			kept = append(kept, ref)
 			continue
 		}
 		if owner == nil || owner.liveUID == "" || owner.ref.Namespace != "" && owner.ref.Namespace != i.ref.Namespace {
-			if owner == nil || i.saved.Kind != "PersistentVolumeClaim" {
+			if owner == nil || !p.request.dry() || owner.line.Outcome != v1alpha1.OutcomeCreate {
 				i.warn("its owner %v %v is not restored, so it has none now", ref["kind"], ref["name"])
 			}
 			continue
 		}
 		ref["uid"], ref["name"] = owner.liveUID, owner.ref.Name
+		apiVersion, _ := ref["apiVersion"].(string)
+		kind, _ := ref["kind"].(string)
+		if !p.served(ctx)(schema.FromAPIVersionAndKind(apiVersion, kind)) {
+			ref["apiVersion"], ref["kind"] = owner.kind.GVK.ToAPIVersionAndKind()
+		}
 		kept = append(kept, ref)
 	}
 	if len(kept) == 0 {

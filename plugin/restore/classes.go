@@ -51,7 +51,7 @@ func (p *Plan) checkClasses(ctx context.Context) error {
 		return err
 	}
 	for _, i := range p.items {
-		if i.saved.Kind == "StorageClass" && i.line.Outcome == v1alpha1.OutcomeCreate {
+		if i.saved.Group == "storage.k8s.io" && i.saved.Kind == "StorageClass" && i.line.Outcome == v1alpha1.OutcomeCreate {
 			have[i.ref.Name] = true
 		}
 	}

@@ -20,6 +20,9 @@ import (
 type naming struct {
 	by   *item
 	path string
+	// vital says that what names it is deleted where it is not there: the token
+	// of an account.
+	vital bool
 }
 
 // mostNamings bounds how many places are kept that name one object.
@@ -63,8 +66,9 @@ func (p *Plan) isSaved(key v1alpha1.Ref) bool {
 // noteNamed notes what an object needs by name, as it will be.
 func (p *Plan) noteNamed(i *item, d *rewrite.Draft) error {
 	return eachNeed(d, func(r graph.Reference) error {
-		if at := p.named[r.To.Key()]; len(at) < mostNamings {
-			p.named[r.To.Key()] = append(at, naming{i, r.Path})
+		vital := i.saved.Group == "" && i.saved.Kind == "Secret" && d.Content["type"] == "kubernetes.io/service-account-token"
+		if at := p.named[r.To.Key()]; vital || len(at) < mostNamings {
+			p.named[r.To.Key()] = append(at, naming{i, r.Path, vital})
 		}
 		return nil
 	})
@@ -111,6 +115,10 @@ func (p *Plan) findDangling(ctx context.Context) error {
 			mu.Lock()
 			defer mu.Unlock()
 			for _, n := range places {
+				if n.vital {
+					n.by.settle(v1alpha1.OutcomeFailed, "%s is not in the target and does not come with it: its token would be deleted at once", to)
+					continue
+				}
 				dangling[n.by] = append(dangling[n.by], fmt.Sprintf("%s names %s, which is not in the target and does not come with it", n.path, to))
 			}
 			return nil

@@ -70,6 +70,9 @@ type item struct {
 	ours    bool
 	// liveOwners are the UIDs of its owners in the target.
 	liveOwners []string
+	// laterOwners are the UIDs, where they were saved, of owners that are made
+	// after it.
+	laterOwners []string
 	// filled says that its data is in place and that a label on it says so.
 	filled bool
 	// held says of a workload that a restore was ended while it held it back.
@@ -262,6 +265,7 @@ func (p *Plan) order() {
 			p.bySaved[ref.Key()].line.Wave = n
 		}
 	}
+	p.findLaterOwners()
 }
 
 func section(m map[string]any, key string) map[string]any {
@@ -272,7 +276,7 @@ func section(m map[string]any, key string) map[string]any {
 // defines says whether an object makes an API: a copy of it under another name
 // would be another API.
 func defines(r v1alpha1.Ref) bool {
-	return r.Kind == "CustomResourceDefinition" || r.Kind == "APIService"
+	return r.Group == "apiextensions.k8s.io" && r.Kind == "CustomResourceDefinition" || r.Group == "apiregistration.k8s.io" && r.Kind == "APIService"
 }
 
 // cleanOptions are those that an object is cleaned with: for comparison what

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -20,7 +21,7 @@ import (
 func (p *Plan) read(ctx context.Context) error {
 	volumesOf := map[string]bool{} // PersistentVolumes that move along with their claims
 	err := p.request.Repository.ObjectsOf(ctx, *p.request.Record, func(ref v1alpha1.Ref) bool {
-		return ref.Kind == "CustomResourceDefinition" || ref.Group == "" && ref.Kind == "PersistentVolume"
+		return ref.Group == "apiextensions.k8s.io" && ref.Kind == "CustomResourceDefinition" || ref.Group == "" && ref.Kind == "PersistentVolume"
 	}, func(o *object.Object) error {
 		wanted, err := p.wanted(o)
 		if err != nil || !wanted {
@@ -66,9 +67,9 @@ func (p *Plan) read(ctx context.Context) error {
 			return builder.Add(o)
 		}
 		p.items = append(p.items, i)
-		if o.Ref.Kind == "PersistentVolumeClaim" {
-			// A claim comes before the set that owns it: its data has to be in
-			// place first. The set takes it over again.
+		if i.holdsClaim() {
+			// A claim comes before what owns it: its data has to be in place
+			// first. See giveOwners.
 			bare := *o
 			bare.Owners = nil
 			o = &bare
@@ -192,7 +193,7 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 		i.settle(v1alpha1.OutcomeSkipped, "%s", reason)
 		return nil
 	}
-	if why := ended(i, d.Content); why != "" {
+	if why := cmp.Or(ended(i, d.Content), ofAMoment(i.saved, d.Content)); why != "" {
 		i.settle(v1alpha1.OutcomeSkipped, "%s", why)
 		return nil
 	}
@@ -246,7 +247,7 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 	if i.holdsClaim() || graph.IsWorkload(o.Ref) {
 		i.classes = rewrite.ClaimSpecs(d)
 	}
-	if i.hasStatus && !i.keepStatus && i.custom && !p.request.RestoreStatus && !i.spare {
+	if i.hasStatus && !i.keepStatus && !graph.Builtin(i.saved.Group) && !p.request.RestoreStatus && !i.spare {
 		p.droppedStatus[kindName(i.saved)]++
 	}
 	i.trackingID, i.instance = marksOf(d)
@@ -329,6 +330,26 @@ func ended(i *item, content map[string]any) string {
 				return "it had ended (" + t + "); starting it again would repeat its work"
 			}
 		}
+	case i.saved.Group == "certificates.k8s.io" && i.saved.Kind == "CertificateSigningRequest":
+		conditions, _ := status["conditions"].([]any)
+		if len(conditions) > 0 {
+			return "it had been answered; made again it would be another request, in your name"
+		}
+	}
+	return ""
+}
+
+// ofAMoment says why a snapshot that was taken of a volume cannot come back: a
+// new one would hold what the volume holds by then. One that a person made for a
+// snapshot that exists is another thing.
+func ofAMoment(r v1alpha1.Ref, content map[string]any) string {
+	source := section(section(content, "spec"), "source")
+	switch {
+	case r.Group != "snapshot.storage.k8s.io" && r.Group != "groupsnapshot.storage.k8s.io":
+	case source["persistentVolumeClaimName"] != nil, source["selector"] != nil:
+		return "it was taken of what its claims held then; made again it would hold what they hold now"
+	case source["volumeHandle"] != nil, source["volumeHandles"] != nil:
+		return "it was made for its snapshot; a copy would have another one taken of the disk"
 	}
 	return ""
 }

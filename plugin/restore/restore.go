@@ -71,7 +71,8 @@ type Request struct {
 	DryRun string
 	// KeepNodePorts keeps the node ports of Services.
 	KeepNodePorts bool
-	// RestoreStatus writes status through the subresource of that name.
+	// RestoreStatus writes the status of custom resources through the subresource
+	// of that name.
 	RestoreStatus bool
 	// Image holds this program, for the pods that put data into volumes.
 	Image string

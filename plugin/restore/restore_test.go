@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
@@ -66,6 +67,62 @@ func TestTransient(t *testing.T) {
 	} {
 		if got := transient(fmt.Errorf("create: %w", c.err)); got != c.want {
 			t.Errorf("%v: %v, want %v", c.err, got, c.want)
+		}
+	}
+}
+
+// What did its work, or stands for a moment, is not made a second time.
+func TestWhatIsNotMadeAgain(t *testing.T) {
+	for _, c := range []struct {
+		object string
+		again  bool
+	}{
+		{`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"status":{"phase":"Running"}}`, true},
+		{`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"status":{"phase":"Failed"}}`, false},
+		{`{"apiVersion":"batch/v1","kind":"Job","metadata":{"name":"a"},"status":{"conditions":[{"type":"Suspended","status":"True"}]}}`, true},
+		{`{"apiVersion":"batch/v1","kind":"Job","metadata":{"name":"a"},"status":{"conditions":[{"type":"Failed","status":"True"}]}}`, false},
+		{`{"apiVersion":"batch.volcano.sh/v1alpha1","kind":"Job","metadata":{"name":"a"},"status":{"conditions":[{"type":"Failed","status":"True"}]}}`, true},
+		{`{"apiVersion":"certificates.k8s.io/v1","kind":"CertificateSigningRequest","metadata":{"name":"a"},"spec":{}}`, true},
+		{`{"apiVersion":"certificates.k8s.io/v1","kind":"CertificateSigningRequest","metadata":{"name":"a"},"status":{"conditions":[{"type":"Denied","status":"True"}]}}`, false},
+		{`{"apiVersion":"snapshot.storage.k8s.io/v1","kind":"VolumeSnapshot","metadata":{"name":"a"},"spec":{"source":{"persistentVolumeClaimName":"c"}}}`, false},
+		{`{"apiVersion":"snapshot.storage.k8s.io/v1","kind":"VolumeSnapshot","metadata":{"name":"a"},"spec":{"source":{"volumeSnapshotContentName":"c"}}}`, true},
+		{`{"apiVersion":"snapshot.storage.k8s.io/v1","kind":"VolumeSnapshotContent","metadata":{"name":"a"},"spec":{"source":{"volumeHandle":"d"}}}`, false},
+		{`{"apiVersion":"snapshot.storage.k8s.io/v1","kind":"VolumeSnapshotContent","metadata":{"name":"a"},"spec":{"source":{"snapshotHandle":"s"}}}`, true},
+		{`{"apiVersion":"snapshot.storage.k8s.io/v1","kind":"VolumeSnapshotClass","metadata":{"name":"a"},"driver":"d"}`, true},
+		{`{"apiVersion":"groupsnapshot.storage.k8s.io/v1","kind":"VolumeGroupSnapshot","metadata":{"name":"a"},"spec":{"source":{"selector":{}}}}`, false},
+		{`{"apiVersion":"groupsnapshot.storage.k8s.io/v1","kind":"VolumeGroupSnapshotContent","metadata":{"name":"a"},"spec":{"source":{"volumeHandles":["d"]}}}`, false},
+	} {
+		o, err := object.Parse([]byte(c.object))
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, err := o.Content()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if why := ended(&item{saved: o.Ref}, content) + ofAMoment(o.Ref, content); c.again != (why == "") {
+			t.Errorf("%s: %q", c.object, why)
+		}
+	}
+}
+
+func TestWhoseStatusIsWritten(t *testing.T) {
+	for _, c := range []struct {
+		group   string
+		asked   bool
+		written bool
+	}{
+		{"harbor.example.org", true, true},
+		{"harbor.example.org", false, false},
+		{"", true, false},
+		{"apps", true, false},
+		{"batch", true, false},
+		{"apiextensions.k8s.io", true, false},
+	} {
+		p := &Plan{request: Request{RestoreStatus: c.asked}}
+		i := &item{kind: &kube.Kind{GVK: schema.GroupVersionKind{Group: c.group}, Subresources: []string{"status"}}}
+		if got := p.putsStatus(i, original{status: map[string]any{}}); got != c.written {
+			t.Errorf("%q, asked for %v: %v", c.group, c.asked, got)
 		}
 	}
 }
