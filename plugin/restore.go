@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
 	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
@@ -137,6 +138,11 @@ func (o *restoreOptions) Complete() (err error) {
 	}
 	if o.namespaces, err = pairs("--map-namespace", o.rewrite.namespaces); err != nil {
 		return err
+	}
+	for _, to := range o.namespaces {
+		if faults := validation.IsDNS1123Label(to); len(faults) > 0 {
+			return usagef("--map-namespace: %q is no name of a namespace: %s", to, faults[0])
+		}
 	}
 	if o.storageClasses, err = pairs("--map-storage-class", o.rewrite.classes); err != nil {
 		return err

@@ -37,8 +37,7 @@ func (t *text) plan(d *v1alpha1.Document) {
 // Summary is a document in one line.
 func Summary(d *v1alpha1.Document) string {
 	objects, volumes := tally(d)
-	switch d.Kind {
-	case "Plan":
+	if d.Kind == "Plan" && d.Target == nil { // that of a restore has a target
 		var bytes int64
 		for _, v := range d.Volumes {
 			if v.Outcome == v1alpha1.OutcomeInclude {
@@ -62,6 +61,9 @@ func Summary(d *v1alpha1.Document) string {
 		return out + "."
 	}
 	out := fmt.Sprintf("%s: objects: %s", d.Result, cmp.Or(outcomes(objects), "none"))
+	if d.Kind == "Plan" {
+		out = "Would be " + out
+	}
 	if len(d.Volumes) > 0 {
 		out += "; volumes: " + outcomes(volumes)
 	}

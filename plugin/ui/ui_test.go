@@ -278,6 +278,13 @@ func TestPlanLine(t *testing.T) {
 		"warning: the list of ConfigMap was not a snapshot\n", b.String())
 }
 
+func TestPlanLineOfARestore(t *testing.T) {
+	d := &v1alpha1.Document{Kind: "Plan", Result: v1alpha1.ResultPartial, Target: &v1alpha1.Cluster{}, Remote: "main",
+		Objects: []v1alpha1.ObjectLine{{Outcome: v1alpha1.OutcomeCreate}, {Outcome: v1alpha1.OutcomeCreate}, {Outcome: v1alpha1.OutcomeApply}, {Outcome: v1alpha1.OutcomeConflict}},
+		Volumes: []v1alpha1.VolumeLine{{Outcome: v1alpha1.OutcomeCreate}}}
+	require.Equal(t, "Would be Partial: objects: 2 to create, 1 to change, 1 in conflict; volumes: 1 to create", Summary(d))
+}
+
 func TestProgressLines(t *testing.T) {
 	var b bytes.Buffer
 	p := NewProgress(&b, false)
