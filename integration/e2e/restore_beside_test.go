@@ -39,13 +39,18 @@ subjects: [{kind: ServiceAccount, name: clerk, namespace: $NS}]
 	r := b.request(dst)
 	r.Namespaces = map[string]string{ns: ns + "-copy"}
 	dst.removeNamespace(ns + "-copy")
-	for on, want := range map[restore.OnConflict][2]v1alpha1.Outcome{
-		restore.ConflictSkip: {v1alpha1.OutcomeSkipped, v1alpha1.OutcomeSkipped}, restore.ConflictReport: {v1alpha1.OutcomeConflict, v1alpha1.OutcomeApply},
-		restore.ConflictApply: {v1alpha1.OutcomeFailed, v1alpha1.OutcomeApply},
+	for _, x := range []struct {
+		on   restore.OnConflict
+		want [2]v1alpha1.Outcome
+	}{
+		{restore.ConflictSkip, [2]v1alpha1.Outcome{v1alpha1.OutcomeSkipped, v1alpha1.OutcomeSkipped}},
+		{restore.ConflictReport, [2]v1alpha1.Outcome{v1alpha1.OutcomeConflict, v1alpha1.OutcomeApply}},
+		{restore.ConflictApply, [2]v1alpha1.Outcome{v1alpha1.OutcomeFailed, v1alpha1.OutcomeApply}},
 	} {
+		on := x.on
 		r.OnConflict, r.DryRun = on, restore.DryRunServer
 		plan := run(t, r)
-		for n, outcome := range want {
+		for n, outcome := range x.want {
 			require.Equal(t, outcome, line(t, plan, "ClusterRoleBinding", fmt.Sprint(own, "-", n)).Outcome, "%s: %s", on, pretty(plan))
 		}
 		require.Contains(t, line(t, plan, "ClusterRoleBinding", own+"-0").Reason, "roleRef", "%s", on)
@@ -117,11 +122,6 @@ kind: Secret
 metadata: {name: along, namespace: $NS, uid: s1}
 type: Opaque
 ---
-apiVersion: v1
-kind: Secret
-metadata: {name: token, namespace: $NS, uid: s2, annotations: {kubernetes.io/service-account.name: nobody}}
-type: kubernetes.io/service-account-token
----
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: press, namespace: $NS, uid: d1}
@@ -163,7 +163,6 @@ subjects: [{kind: ServiceAccount, name: default, namespace: $NS}]
 			"Deployment press": {"spec.template.spec.serviceAccountName names ServiceAccount " + to + "/pressman", "names PriorityClass.scheduling.k8s.io no-such-class",
 				"names ConfigMap " + to + "/lacking", "claimName names PersistentVolumeClaim " + to + "/lost"},
 			"RoleBinding reads": {"roleRef.name names Role.rbac.authorization.k8s.io " + to + "/gone"},
-			"Secret token":      {"names ServiceAccount " + to + "/nobody"},
 		} {
 			for _, w := range words {
 				require.Contains(t, said[what], w, what)
