@@ -395,16 +395,24 @@ func readSpecial(gk groupKind, content map[string]any, namespace string, f *find
 	}
 }
 
+// AccountUser begins the name that a service account has as a user, before its
+// namespace, a colon and its name; AccountGroup that of the group of all of a
+// namespace.
+const (
+	AccountUser  = "system:serviceaccount:"
+	AccountGroup = "system:serviceaccounts:"
+)
+
 // readUsers takes the subjects of a binding that are service accounts by the
 // names that they have as users, or all of those of a namespace.
 func readUsers(content map[string]any, f *findings) {
 	for i, s := range mapsIn(content, "subjects") {
 		name, _ := s["name"].(string)
 		var to v1alpha1.Ref
-		if account, ok := strings.CutPrefix(name, "system:serviceaccount:"); ok && s["kind"] == "User" {
+		if account, ok := strings.CutPrefix(name, AccountUser); ok && s["kind"] == "User" {
 			to.Kind = "ServiceAccount"
 			to.Namespace, to.Name, _ = strings.Cut(account, ":")
-		} else if ns, ok := strings.CutPrefix(name, "system:serviceaccounts:"); ok && s["kind"] == "Group" {
+		} else if ns, ok := strings.CutPrefix(name, AccountGroup); ok && s["kind"] == "Group" {
 			to.Kind, to.Name = "Namespace", ns
 		} else {
 			continue

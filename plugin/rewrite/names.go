@@ -23,9 +23,6 @@ var nameSaysMore = map[string]bool{
 	"ClusterTrustBundle.certificates.k8s.io": true,
 }
 
-// accountUser begins the names of users that are service accounts.
-const accountUser = "system:serviceaccount:"
-
 // podNameLabel is carried by the pods of a StatefulSet, with their own names.
 const podNameLabel = "statefulset.kubernetes.io/pod-name"
 
@@ -209,10 +206,10 @@ func (s *compiled) rename(d *Draft, out *Result) error {
 	}
 	s.resourceNames(d, set)
 	eachUser(d, func(at, user string, put func(string)) {
-		rest, _ := strings.CutPrefix(user, accountUser)
+		rest, _ := strings.CutPrefix(user, graph.AccountUser)
 		ns, account, _ := strings.Cut(rest, ":")
 		if to, ok := l.nameOf(v1alpha1.Ref{Kind: "ServiceAccount", Namespace: ns, Name: account}); ok {
-			set(at, user, accountUser+ns+":"+to, put)
+			set(at, user, graph.AccountUser+ns+":"+to, put)
 		}
 	})
 	if selected := mapAt(d.Content, "spec", "selector"); d.Ref.Group == "" && d.Ref.Kind == "Service" && selected != nil {

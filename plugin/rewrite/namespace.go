@@ -71,7 +71,7 @@ func above(path string) string {
 // accounts follows service accounts that are named as users and groups.
 func (r Rules) accounts(d *Draft, changed func(Change)) {
 	rename := func(name string) (string, Change, bool) {
-		for _, prefix := range [...]string{accountUser, "system:serviceaccounts:"} {
+		for _, prefix := range [...]string{graph.AccountUser, graph.AccountGroup} {
 			rest, ok := strings.CutPrefix(name, prefix)
 			if !ok {
 				continue
