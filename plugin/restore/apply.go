@@ -379,7 +379,7 @@ func (p *Plan) awaitDefinitions(ctx context.Context, wave []v1alpha1.Ref) error 
 	made := false
 	for _, ref := range wave {
 		i := p.bySaved[ref.Key()]
-		if i.saved.Kind != "CustomResourceDefinition" || i.liveUID == "" {
+		if !isDefinition(i.saved) || i.liveUID == "" {
 			continue
 		}
 		made = true

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 
-	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
@@ -20,12 +19,12 @@ func (p *Plan) ask(ctx context.Context) error {
 	if err := p.askNamespaces(ctx); err != nil {
 		return err
 	}
-	want := map[v1alpha1.Ref]bool{}
+	var created []*item
 	for _, i := range p.items {
 		if i.line.Outcome != v1alpha1.OutcomeCreate {
 			continue
 		}
-		want[i.saved.Key()] = true
+		created = append(created, i)
 		if p.standIns == nil && i.kind.Namespaced && !p.liveNamespaces[i.ref.Namespace] {
 			var err error
 			if p.standIns, err = p.findStandIns(ctx); err != nil {
@@ -33,14 +32,7 @@ func (p *Plan) ask(ctx context.Context) error {
 			}
 		}
 	}
-	group, gctx := errgroup.WithContext(ctx)
-	group.SetLimit(p.request.Workers)
-	err := p.request.Repository.ObjectsOf(gctx, *p.request.Record, func(r v1alpha1.Ref) bool { return want[r] }, func(o *object.Object) error {
-		i := p.bySaved[o.Ref.Key()]
-		group.Go(func() error { return p.askAbout(gctx, i, o) })
-		return nil
-	})
-	if err := errors.Join(err, group.Wait()); err != nil {
+	if err := p.eachSaved(ctx, created, p.request.Workers, p.askAbout); err != nil {
 		return err
 	}
 	// Only now: which objects are to be created is what others were judged by.

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -72,7 +71,7 @@ var errStopped = errors.New("stopped by conflicts")
 // says. It asks the server what it would let happen, so that the plan, whether
 // it is carried out or not, knows.
 func (p *Plan) resolveConflicts(ctx context.Context) error {
-	want := map[v1alpha1.Ref]*item{}
+	var unlike []*item
 	for _, i := range p.items {
 		if i.line.Outcome != v1alpha1.OutcomeConflict || !i.differs {
 			continue
@@ -81,25 +80,17 @@ func (p *Plan) resolveConflicts(ctx context.Context) error {
 		case ConflictSkip:
 			i.settle(v1alpha1.OutcomeSkipped, "the target holds something else by that name, which is left as it is, as asked%s", listed(i.fields))
 		case ConflictApply, ConflictRecreate:
-			want[i.saved.Key()] = i
+			unlike = append(unlike, i)
 		}
 	}
-	if len(want) == 0 {
+	if len(unlike) == 0 {
 		return nil
 	}
-	group, gctx := errgroup.WithContext(ctx)
-	group.SetLimit(p.request.Workers)
-	err := p.request.Repository.ObjectsOf(gctx, *p.request.Record, func(r v1alpha1.Ref) bool { return want[r] != nil }, func(o *object.Object) error {
-		i := want[o.Ref.Key()]
-		group.Go(func() error {
-			if p.request.OnConflict == ConflictApply {
-				return p.planApply(gctx, i, o)
-			}
-			return p.planRecreate(gctx, i, o)
-		})
-		return nil
-	})
-	if err := errors.Join(err, group.Wait()); err != nil {
+	meet := p.planRecreate
+	if p.request.OnConflict == ConflictApply {
+		meet = p.planApply
+	}
+	if err := p.eachSaved(ctx, unlike, p.request.Workers, meet); err != nil {
 		return err
 	}
 	return p.spreadRecreation(ctx)

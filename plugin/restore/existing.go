@@ -321,45 +321,35 @@ func subjectNames(subjects []any) string {
 // explain says of conflicts in which fields they lie, and finds those that are
 // none: the same in another notation.
 func (p *Plan) explain(ctx context.Context) error {
-	want := map[v1alpha1.Ref]*item{}
+	var unlike []*item
 	for _, i := range p.items {
 		if i.differs && i.fields == nil {
-			want[i.saved.Key()] = i
+			unlike = append(unlike, i)
 		}
 	}
-	if len(want) == 0 {
-		return nil
-	}
-	group, gctx := errgroup.WithContext(ctx)
-	group.SetLimit(8)
-	err := p.request.Repository.ObjectsOf(gctx, *p.request.Record, func(r v1alpha1.Ref) bool { return want[r] != nil }, func(o *object.Object) error {
-		i := want[o.Ref.Key()]
-		group.Go(func() error {
-			live, err := p.request.Target.Get(gctx, *i.kind, i.ref.Namespace, i.ref.Name)
-			if apierrors.IsNotFound(err) {
-				i.differs = false
-				i.settle(v1alpha1.OutcomeCreate, "it was deleted a moment ago")
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			d, fields, err := p.compare(gctx, i, o, live)
-			switch {
-			case err != nil:
-				return err
-			case !d.Differs:
-				i.differs = false
-				i.settle(v1alpha1.OutcomeUnchanged, "the target equals it but for notation")
-			default:
-				i.fields = fields
-				i.line.Reason += listed(fields)
-			}
+	return p.eachSaved(ctx, unlike, 8, func(ctx context.Context, i *item, o *object.Object) error {
+		live, err := p.request.Target.Get(ctx, *i.kind, i.ref.Namespace, i.ref.Name)
+		if apierrors.IsNotFound(err) {
+			i.differs = false
+			i.settle(v1alpha1.OutcomeCreate, "it was deleted a moment ago")
 			return nil
-		})
+		}
+		if err != nil {
+			return err
+		}
+		d, fields, err := p.compare(ctx, i, o, live)
+		switch {
+		case err != nil:
+			return err
+		case !d.Differs:
+			i.differs = false
+			i.settle(v1alpha1.OutcomeUnchanged, "the target equals it but for notation")
+		default:
+			i.fields = fields
+			i.line.Reason += listed(fields)
+		}
 		return nil
 	})
-	return errors.Join(err, group.Wait())
 }
 
 func listed(fields []string) string {

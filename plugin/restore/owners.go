@@ -3,11 +3,9 @@ package restore
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 
-	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
@@ -43,13 +41,13 @@ func (p *Plan) findLaterOwners() {
 
 // giveOwners gives what was written its later owners, now that they are there.
 func (p *Plan) giveOwners(ctx context.Context) error {
-	want := map[v1alpha1.Ref]*item{}
+	var lacking []*item
 	for _, i := range p.items {
 		there := i.filled || i.line.Outcome == v1alpha1.OutcomeRestored || i.line.Outcome == v1alpha1.OutcomeUnchanged
 		if len(i.laterOwners) == 0 || !there || i.liveUID == "" {
 			continue
 		}
-		want[i.saved.Key()] = i
+		lacking = append(lacking, i)
 		// One that failed may be deleted to be made anew, and would take along
 		// what it owns.
 		i.laterOwners = slices.DeleteFunc(i.laterOwners, func(uid string) bool {
@@ -61,26 +59,16 @@ func (p *Plan) giveOwners(ctx context.Context) error {
 			return there
 		})
 	}
-	if len(want) == 0 {
-		return nil
-	}
-	group, gctx := errgroup.WithContext(ctx)
-	group.SetLimit(p.request.Workers)
-	err := p.request.Repository.ObjectsOf(gctx, *p.request.Record, func(r v1alpha1.Ref) bool { return want[r] != nil }, func(o *object.Object) error {
-		i := want[o.Ref.Key()]
-		group.Go(func() error {
-			err := p.giveOwnersTo(gctx, i, o)
-			if gctx.Err() != nil {
-				return context.Cause(gctx)
-			}
-			if err != nil {
-				i.warn("its owners could not be put back: %s", err)
-			}
-			return nil
-		})
+	return p.eachSaved(ctx, lacking, p.request.Workers, func(ctx context.Context, i *item, o *object.Object) error {
+		err := p.giveOwnersTo(ctx, i, o)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			i.warn("its owners could not be put back: %s", err)
+		}
 		return nil
 	})
-	return errors.Join(err, group.Wait())
 }
 
 func (p *Plan) giveOwnersTo(ctx context.Context, i *item, o *object.Object) error {

@@ -273,10 +273,14 @@ func section(m map[string]any, key string) map[string]any {
 	return child
 }
 
+func isDefinition(r v1alpha1.Ref) bool {
+	return r.Group == "apiextensions.k8s.io" && r.Kind == "CustomResourceDefinition"
+}
+
 // defines says whether an object makes an API: a copy of it under another name
 // would be another API.
 func defines(r v1alpha1.Ref) bool {
-	return r.Group == "apiextensions.k8s.io" && r.Kind == "CustomResourceDefinition" || r.Group == "apiregistration.k8s.io" && r.Kind == "APIService"
+	return isDefinition(r) || r.Group == "apiregistration.k8s.io" && r.Kind == "APIService"
 }
 
 // cleanOptions are those that an object is cleaned with: for comparison what

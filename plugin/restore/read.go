@@ -3,10 +3,12 @@ package restore
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/graph"
@@ -21,7 +23,7 @@ import (
 func (p *Plan) read(ctx context.Context) error {
 	volumesOf := map[string]bool{} // PersistentVolumes that move along with their claims
 	err := p.request.Repository.ObjectsOf(ctx, *p.request.Record, func(ref v1alpha1.Ref) bool {
-		return ref.Group == "apiextensions.k8s.io" && ref.Kind == "CustomResourceDefinition" || ref.Group == "" && ref.Kind == "PersistentVolume"
+		return isDefinition(ref) || ref.Group == "" && ref.Kind == "PersistentVolume"
 	}, func(o *object.Object) error {
 		wanted, err := p.wanted(o)
 		if err != nil || !wanted {
@@ -308,6 +310,24 @@ func changed(changes []rewrite.Change) string {
 		parts = append(parts, c.String())
 	}
 	return strings.Join(parts, ", ")
+}
+
+// eachSaved reads the objects of items and deals with several at once.
+func (p *Plan) eachSaved(ctx context.Context, items []*item, parallel int, do func(context.Context, *item, *object.Object) error) error {
+	if len(items) == 0 {
+		return nil
+	}
+	want := make(map[v1alpha1.Ref]bool, len(items))
+	for _, i := range items {
+		want[i.saved.Key()] = true
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	err := p.request.Repository.ObjectsOf(ctx, *p.request.Record, func(r v1alpha1.Ref) bool { return want[r] }, func(o *object.Object) error {
+		group.Go(func() error { return do(ctx, p.bySaved[o.Ref.Key()], o) })
+		return nil
+	})
+	return errors.Join(err, group.Wait())
 }
 
 // ended says why an object that did its work must not do it again.

@@ -23,7 +23,7 @@ func guarded(r v1alpha1.Ref) (resource, never string) {
 		return resourceClaims, ""
 	case r.Group == "" && r.Kind == "PersistentVolume":
 		return resourceVolumes, ""
-	case r.Group == "apiextensions.k8s.io" && r.Kind == "CustomResourceDefinition":
+	case isDefinition(r):
 		return resourceDefinitions, ""
 	case r.Group == "" && r.Kind == "Namespace":
 		return "", "a namespace is never deleted"

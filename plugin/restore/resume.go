@@ -290,7 +290,7 @@ func (p *Plan) awaitEarlier(ctx context.Context) error {
 	}
 	var refs []v1alpha1.Ref
 	for _, i := range p.items {
-		if i.saved.Kind == "CustomResourceDefinition" && i.liveUID != "" && i.action != actRecreate {
+		if isDefinition(i.saved) && i.liveUID != "" && i.action != actRecreate {
 			refs = append(refs, i.saved)
 		}
 	}
