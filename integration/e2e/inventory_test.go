@@ -453,6 +453,45 @@ func TestNamespaceComesAlong(t *testing.T) {
 	require.Equal(t, "blue", exported.Metadata.Annotations["pool.example.net/colour"])
 }
 
+// farAndNear makes two Services, of which one leads to an address that a person
+// wrote, and waits for what controllers make for the other.
+func farAndNear(t *testing.T, ns string) {
+	t.Helper()
+	apply(t, "src", inNamespace(ns, `
+apiVersion: v1
+kind: Service
+metadata: {name: far, namespace: NS}
+spec: {ports: [{name: tn, port: 992}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: far, namespace: NS}
+subsets: [{addresses: [{ip: 192.0.2.44}], ports: [{name: tn, port: 992}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: near, namespace: NS}
+spec: {selector: {app: near}, ports: [{port: 80}]}
+`))
+	await(t, "generated endpoints", func() (bool, error) {
+		out := kubectl(t, "src", "-n", ns, "get", "endpointslices", "-o", "name")
+		_, err := tryKubectl(t, "src", "", "-n", ns, "get", "endpoints", "near")
+		return strings.Contains(out, "/near-") && err == nil, nil
+	})
+}
+
+// inBackup are the kinds and names of what a plan includes or a run saved,
+// sorted.
+func inBackup(d v1alpha1.Document) (in []string) {
+	for _, o := range d.Objects {
+		if o.Outcome == v1alpha1.OutcomeInclude || o.Outcome == v1alpha1.OutcomeSaved {
+			in = append(in, o.Ref.Kind+" "+o.Ref.Name)
+		}
+	}
+	slices.Sort(in)
+	return in
+}
+
 // TestWhatBelongsToAServiceThatIsNeeded: what a person wrote for a Service comes
 // along where the Service only does because somebody calls it.
 func TestWhatBelongsToAServiceThatIsNeeded(t *testing.T) {
@@ -479,11 +518,6 @@ metadata: {name: as-user, namespace: NS}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: view}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: "system:serviceaccount:NS:caller"}]
 ---
-apiVersion: v1
-kind: Service
-metadata: {name: far, namespace: NS}
-spec: {ports: [{name: tn, port: 992}]}
----
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: {name: far-a, namespace: NS, labels: {kubernetes.io/service-name: far}}
@@ -496,34 +530,13 @@ kind: EndpointSlice
 metadata: {name: other-a, namespace: NS, labels: {kubernetes.io/service-name: other}}
 addressType: IPv4
 endpoints: [{addresses: [192.0.2.45]}]
----
-apiVersion: v1
-kind: Endpoints
-metadata: {name: far, namespace: NS}
-subsets: [{addresses: [{ip: 192.0.2.44}], ports: [{name: tn, port: 992}]}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: near, namespace: NS}
-spec: {selector: {app: near}, ports: [{port: 80}]}
 `))
-	await(t, "generated endpoints", func() (bool, error) {
-		out := kubectl(t, "src", "-n", ns, "get", "endpointslices", "-o", "name")
-		_, err := tryKubectl(t, "src", "", "-n", ns, "get", "endpoints", "near")
-		return strings.Contains(out, "/near-") && err == nil, nil
-	})
+	farAndNear(t, ns)
 	f := spec(t, policy("  select: [{kinds: [Deployment], labelSelector: {matchLabels: {tier: gold}}, namespaces: ["+ns+"]}]\n"), remote)
 	for _, command := range []string{"plan", "run"} {
 		d, r := document(t, command, "-f", f)
 		require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, d.Unread)
-		var in []string
-		for _, o := range d.Objects {
-			if o.Outcome == v1alpha1.OutcomeInclude || o.Outcome == v1alpha1.OutcomeSaved {
-				in = append(in, o.Ref.Kind+" "+o.Ref.Name)
-			}
-		}
-		slices.Sort(in)
-		require.Equal(t, []string{"Deployment caller", "EndpointSlice far-a", "Endpoints far", "Namespace " + ns, "RoleBinding as-user", "Service far", "Service near", "ServiceAccount caller"}, in)
+		require.Equal(t, []string{"Deployment caller", "EndpointSlice far-a", "Endpoints far", "Namespace " + ns, "RoleBinding as-user", "Service far", "Service near", "ServiceAccount caller"}, inBackup(d))
 	}
 }
 
@@ -533,46 +546,23 @@ func TestGeneratedObjectsAndLookAlikesInARun(t *testing.T) {
 	ns := namespace(t, "alike")
 	remote, _ := local(t)
 	apply(t, "src", inNamespace(ns, `
-apiVersion: v1
-kind: Service
-metadata: {name: far, namespace: NS}
-spec: {ports: [{name: tn, port: 992}]}
----
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: {name: far-a, namespace: NS, labels: {kubernetes.io/service-name: far, endpointslice.kubernetes.io/managed-by: people.example.net}}
 addressType: IPv4
 endpoints: [{addresses: [192.0.2.44]}]
 ports: [{name: tn, port: 992}]
----
-apiVersion: v1
-kind: Endpoints
-metadata: {name: far, namespace: NS}
-subsets: [{addresses: [{ip: 192.0.2.44}], ports: [{name: tn, port: 992}]}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: near, namespace: NS}
-spec: {selector: {app: near}, ports: [{port: 80}]}
 `))
-	await(t, "generated endpoints", func() (bool, error) {
-		out := kubectl(t, "src", "-n", ns, "get", "endpointslices", "-o", "name")
-		_, err := tryKubectl(t, "src", "", "-n", ns, "get", "endpoints", "near")
-		return strings.Contains(out, "/near-") && err == nil, nil
-	})
+	farAndNear(t, ns)
 	f := spec(t, policyIn(ns, "  select: [{}]\n"), remote)
 	d, r := document(t, "run", "-f", f)
 	require.Equal(t, 0, r.code, r.stderr)
 	require.Empty(t, d.Warnings)
-	var saved []string
 	for _, o := range d.Objects {
 		require.Empty(t, o.Warnings, "%+v", o)
 		require.NotEqual(t, v1alpha1.OutcomeMissing, o.Outcome, "%+v", o)
-		if o.Outcome == v1alpha1.OutcomeSaved {
-			saved = append(saved, o.Ref.Kind+" "+o.Ref.Name)
-		}
 	}
-	slices.Sort(saved)
+	saved := inBackup(d)
 	require.Equal(t, []string{"EndpointSlice far-a", "Endpoints far", "Namespace " + ns, "Service far", "Service near"}, saved)
 	whole, _ := document(t, "plan", "-f", spec(t, policy("  select: [{}]\n"), remote))
 	for _, o := range whole.Objects {
