@@ -264,6 +264,31 @@ func TestGroupSnapshotFails(t *testing.T) {
 	readAgain(t, f, d.Backup, ns, "ink", "paper")
 }
 
+// TestNoSnapshotAtAll has a driver that refuses the group, and then some or all
+// of its volumes: what was not cut fails, and the claims are left as they were,
+// those that were not cut as well.
+func TestNoSnapshotAtAll(t *testing.T) {
+	ns := namespace(t, "nosnap")
+	apply(t, "src", scribe(ns, "writer", "ink", "paper"))
+	ready(t, "src", ns, "pod/writer")
+	remote, _ := local(t)
+	f := spec(t, quietly(ns, ""), remote)
+	volume := kubectl(t, "src", "-n", ns, "get", "pvc", "ink", "-o", "jsonpath={.spec.volumeName}")
+	for _, x := range []struct {
+		volume string // that is refused; all, if empty
+		paper  v1alpha1.Outcome
+	}{{"", v1alpha1.OutcomeFailed}, {volume, v1alpha1.OutcomeSaved}} {
+		turn(t, csi.Knobs{Volume: x.volume, GroupError: "no groups", SnapshotError: "the disk is on fire"})
+		d, r := document(t, "run", "-f", f)
+		require.Equal(t, 3, r.code, r.stderr)
+		line := volumeOf(t, d, "ink")
+		require.Equal(t, v1alpha1.OutcomeFailed, line.Outcome, "%+v", line)
+		require.Contains(t, line.Reason, "the disk is on fire")
+		require.Equal(t, x.paper, volumeOf(t, d, "paper").Outcome)
+		noTraces(t, ns)
+	}
+}
+
 // TestSnapshotFails has a driver that refuses, and one whose snapshots never
 // can be used: the volume says it in the driver's words, and nothing is left.
 func TestSnapshotFails(t *testing.T) {

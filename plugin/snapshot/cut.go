@@ -80,7 +80,7 @@ type Cut struct {
 
 	groupClass, namespace, selector string // where it is a group snapshot
 	groupName, groupUID             string // made, or tried
-	retain, labelled                bool
+	retain                          bool
 
 	once    sync.Once // the group's members are looked for once
 	members error
@@ -97,6 +97,7 @@ type part struct {
 
 	snapshot, restored string // names of its snapshot, and of the claim made from that
 	ofGroup, retain    bool
+	labelled           bool // its claim may have our label
 }
 
 // Prepare reads the claims and gets ready all that takes time and does not
@@ -203,24 +204,30 @@ func (c *Cut) good() []*part {
 // label puts a label of ours on the claims: there is no other way to say which
 // ones a group snapshot is of.
 func (c *Cut) label(ctx context.Context) error {
-	c.labelled = true
 	labels, annotations := c.o.CutMark(c.selector)
-	return c.patchClaims(ctx, func(p *part) any {
-		return map[string]any{"uid": p.claim.UID, "labels": labels, "annotations": annotations}
+	return c.each(c.good(), func(p *part) error {
+		p.labelled = true // also where the answer is lost
+		return c.patchClaim(ctx, p, map[string]any{"uid": p.claim.UID, "labels": labels, "annotations": annotations})
 	})
 }
 
-// unlabel takes the label off again. It does nothing where there is none.
+// unlabel takes the label off again, of every claim that may have it, whatever
+// became of its snapshot. It does nothing where there is none.
 func (c *Cut) unlabel(ctx context.Context) error {
-	if !c.labelled {
-		return nil
-	}
 	labels, annotations := c.o.CutMark(c.selector)
-	err := c.patchClaims(ctx, func(p *part) any {
-		return map[string]any{"uid": p.claim.UID, "labels": nothing(labels), "annotations": nothing(annotations)}
+	return c.each(c.labelled(), func(p *part) error {
+		err := c.patchClaim(ctx, p, map[string]any{"uid": p.claim.UID, "labels": nothing(labels), "annotations": nothing(annotations)})
+		if apierrors.IsConflict(err) {
+			err = nil // another claim of that name, without our label
+		}
+		p.labelled = err != nil
+		return err
 	})
-	c.labelled = err != nil
-	return err
+}
+
+// labelled are the volumes whose claims may have our label.
+func (c *Cut) labelled() []*part {
+	return slices.DeleteFunc(slices.Clone(c.parts), func(p *part) bool { return !p.labelled })
 }
 
 // nothing has the keys of m; in a merge patch that removes them.
@@ -232,21 +239,19 @@ func nothing(m map[string]string) map[string]any {
 	return out
 }
 
-func (c *Cut) patchClaims(ctx context.Context, metadata func(*part) any) error {
-	return c.each(c.good(), func(p *part) error {
-		patch, err := json.Marshal(map[string]any{"metadata": metadata(p)})
-		if err != nil {
-			return err
-		}
-		_, err = c.c.Patch(ctx, claims, p.Claim.Namespace, p.Claim.Name, types.MergePatchType, patch, kube.WriteOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil // and its label went with it
-		}
-		if err != nil {
-			return fmt.Errorf("claim %s/%s: %w", p.Claim.Namespace, p.Claim.Name, err)
-		}
-		return nil
-	})
+func (c *Cut) patchClaim(ctx context.Context, p *part, metadata any) error {
+	patch, err := json.Marshal(map[string]any{"metadata": metadata})
+	if err != nil {
+		return err
+	}
+	_, err = c.c.Patch(ctx, claims, p.Claim.Namespace, p.Claim.Name, types.MergePatchType, patch, kube.WriteOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil // and its label went with it
+	}
+	if err != nil {
+		return fmt.Errorf("claim %s/%s: %w", p.Claim.Namespace, p.Claim.Name, err)
+	}
+	return nil
 }
 
 // each does the same for several volumes at once, all of them whatever fails.
@@ -269,7 +274,7 @@ func (c *Cut) each(parts []*part, do func(*part) error) error {
 func (c *Cut) Take(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.o.Patience, fmt.Errorf("no snapshot within %s", c.o.Patience))
 	defer cancel()
-	if c.labelled {
+	if len(c.labelled()) > 0 {
 		if err := c.takeGroup(ctx); err == nil {
 			c.Method = MethodGroup
 			c.measure()
