@@ -123,10 +123,12 @@ cluster: machine build bin/kube $(SIDECARS) ## start the clusters src and dst: .
 	cd integration && go run ./cmd/cluster up
 
 cluster-down: ## end the clusters, and remove all that they left
-	cd integration && go run ./cmd/cluster down
+	@cd integration && for dir in ../.cluster*; do \
+		if [ -d "$$dir" ]; then go run ./cmd/cluster down --dir "$$dir" || exit 1; fi; done
 
-e2e: ## the end-to-end tests; the clusters are started where they do not run
-	cd integration && go test -p 1 -timeout 80m ./...
+e2e: ## the end-to-end tests on PAIRS=2 pairs of clusters, which are started where they do not run; RUN=pattern: only some
+	cd integration && go test -p 1 -timeout 30m $$(go list ./... | grep -v /integration/e2e)
+	cd integration && go run ./cmd/e2e $(if $(PAIRS),--pairs $(PAIRS)) $(if $(RUN),--run '$(RUN)')
 
 # What krew installs. Movers run in pods, so their program is the one for linux.
 RELEASE := linux_amd64 linux_arm64 darwin_amd64 darwin_arm64
@@ -148,7 +150,7 @@ release: ## archives for each platform and krew's manifest, in dist/
 		{ print }' dist/SHA256SUMS krew/backup.yaml >dist/backup.yaml
 
 clean: cluster-down ## end the clusters and remove what was built
-	rm -rf bin dist .bench .cluster
+	rm -rf bin dist .bench .cluster*
 
 # What runs nodes needs root and Debian's packages: said before anything is
 # built for a quarter of an hour.

@@ -14,8 +14,6 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,17 +36,13 @@ import (
 
 const toolImage = "localhost/busybox:dev"
 
-// restConfig is how to reach one of the two clusters of `make cluster`.
+// restConfig is how to reach one of the two clusters.
 func restConfig(t testing.TB, contextName string) *rest.Config {
 	t.Helper()
-	path := os.Getenv("KUBECONFIG")
-	if path == "" {
-		path = filepath.Join("..", "..", ".cluster", "kubeconfig")
-	}
 	cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
-		&clientcmd.ClientConfigLoadingRules{ExplicitPath: path}, &clientcmd.ConfigOverrides{CurrentContext: contextName}).ClientConfig()
+		&clientcmd.ClientConfigLoadingRules{ExplicitPath: clusters(t).Kubeconfig()}, &clientcmd.ConfigOverrides{CurrentContext: contextName}).ClientConfig()
 	if err != nil {
-		t.Fatalf("%v (hint: make cluster)", err)
+		t.Fatal(err)
 	}
 	cfg.QPS = -1
 	return cfg

@@ -2,14 +2,12 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
@@ -83,13 +81,7 @@ func TestRestoreIntoANamespaceThatDoesNotGo(t *testing.T) {
 // as is the place as somebody else sees it.
 func (p *place) as(user string) *place {
 	p.t.Helper()
-	path := os.Getenv("KUBECONFIG")
-	if path == "" {
-		path = "../../.cluster/kubeconfig"
-	}
-	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
-		&clientcmd.ClientConfigLoadingRules{ExplicitPath: path}, &clientcmd.ConfigOverrides{CurrentContext: p.Context()}).ClientConfig()
-	require.NoError(p.t, err)
+	config := restConfig(p.t, p.Context())
 	config.Impersonate.UserName = user
 	c, err := kube.New(config, p.Context())
 	require.NoError(p.t, err)

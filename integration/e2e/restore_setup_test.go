@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
@@ -41,14 +39,7 @@ type place struct {
 // it has shown nothing.
 func restorePlace(t *testing.T, name string) *place {
 	t.Helper()
-	path := os.Getenv("KUBECONFIG")
-	if path == "" {
-		path = "../../.cluster/kubeconfig"
-	}
-	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
-		&clientcmd.ClientConfigLoadingRules{ExplicitPath: path}, &clientcmd.ConfigOverrides{CurrentContext: name}).ClientConfig()
-	require.NoError(t, err, "the test clusters are not up; start them with make cluster")
-	c, err := kube.New(config, name)
+	c, err := kube.New(restConfig(t, name), name)
 	require.NoError(t, err)
 	return &place{t, c}
 }
