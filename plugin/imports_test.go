@@ -16,7 +16,9 @@ const module = "github.com/kubectl-backup/kubectl-backup"
 // one direction, and this is what keeps it so: a package that is not here, or
 // imports what does not stand here, is a decision to take first.
 var importTable = map[string][]string{
-	"cmd/kubectl-backup": {"plugin"},
+	"cmd/kubectl-backup":                    {"cmd/kubectl-backup/internal/collector", "cmd/kubectl-backup/internal/english", "plugin"},
+	"cmd/kubectl-backup/internal/collector": {},
+	"cmd/kubectl-backup/internal/english":   {},
 	"plugin": {
 		"plugin/argocd", "plugin/capture", "plugin/drill", "plugin/freeze", "plugin/graph", "plugin/kube", "plugin/mover", "plugin/object", "plugin/plan", "plugin/remote", "plugin/repository",
 		"plugin/restore", "plugin/rewrite", "plugin/selector", "plugin/snapshot", "plugin/source", "plugin/ui", "plugin/volume", "spec/recipes", "spec/v1alpha1",

@@ -8,11 +8,17 @@ import (
 	"runtime/metrics"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // enough is the memory, in bytes, up to which the garbage collector may take
 // its time. Commands for small clusters never come near it.
 const enough = 224 << 20
+
+// first is the memory, in bytes, at which garbage is collected for the first
+// time. What the packages are after their start, and what deriving the key of a
+// repository takes, are below it, so a command with little to do never collects.
+const first = 128 << 20
 
 // boundMemory keeps garbage from doubling what a command needs for a large
 // cluster: beyond enough, the collector leaves a quarter of what is live to it,
@@ -25,8 +31,11 @@ func boundMemory() {
 		return
 	}
 	most := allowed()
-	debug.SetMemoryLimit(min(most, enough))
+	debug.SetMemoryLimit(min(most, first))
+	debug.SetGCPercent(-1)
+	usual := sync.OnceFunc(func() { debug.SetGCPercent(100) })
 	afterEachCollection(func() {
+		usual()
 		sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 		metrics.Read(sample)
 		debug.SetMemoryLimit(min(most, max(enough, int64(sample[0].Value.Uint64())/4*5)))

@@ -11,6 +11,8 @@ import (
 
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	_ "github.com/kubectl-backup/kubectl-backup/cmd/kubectl-backup/internal/collector" // before all others
+	_ "github.com/kubectl-backup/kubectl-backup/cmd/kubectl-backup/internal/english"
 	"github.com/kubectl-backup/kubectl-backup/plugin"
 )
 

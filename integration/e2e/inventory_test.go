@@ -902,4 +902,16 @@ func TestVersionIsQuick(t *testing.T) {
 		best = min(best, time.Duration(usage.Utime.Nano()+usage.Stime.Nano()))
 	}
 	require.Less(t, best, 300*time.Millisecond, "CPU time")
+
+	// What is to be done first is.
+	cmd := command(t, "version")
+	cmd.Env = append(cmd.Environ(), "GODEBUG=inittrace=1")
+	trace := finish(t, cmd).stderr
+	at := func(name string) int {
+		i := strings.Index(trace, "init "+name+" @")
+		require.GreaterOrEqual(t, i, 0, name)
+		return i
+	}
+	require.Less(t, at("github.com/kubectl-backup/kubectl-backup/cmd/kubectl-backup/internal/collector"), at("github.com/rclone/rclone/fs"))
+	require.Less(t, at("github.com/kubectl-backup/kubectl-backup/cmd/kubectl-backup/internal/english"), at("k8s.io/kubectl/pkg/cmd/apiresources"))
 }
