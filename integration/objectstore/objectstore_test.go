@@ -1,6 +1,7 @@
 package objectstore
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net/http"
@@ -149,3 +150,50 @@ func (b bytesOf) WriteTo(w io.Writer) (int64, error) {
 type readCloser struct{ io.ReadSeeker }
 
 func (readCloser) Close() error { return nil }
+
+// TestReads: a read is one request, and says what is not there.
+func TestReads(t *testing.T) {
+	s := start(t, t.TempDir())
+	st := open(t, s.Spec("prod"))
+	ctx := t.Context()
+	id := blob.ID("p" + strings.Repeat("0123456789abcdef", 2))
+	require.NoError(t, st.PutBlob(ctx, id, bytesOf("0123456789"), blob.PutOptions{}))
+	var b buffer
+	reads := func(offset, length int64) (string, error) {
+		t.Helper()
+		before := s.Counts().Requests
+		err := st.GetBlob(ctx, id, offset, length, &b)
+		require.LessOrEqual(t, s.Counts().Requests, before+1)
+		return b.String(), err
+	}
+	for _, x := range []struct {
+		offset, length int64
+		want           string
+	}{{0, -1, "0123456789"}, {3, 4, "3456"}, {6, 4, "6789"}, {0, 0, ""}} {
+		got, err := reads(x.offset, x.length)
+		require.NoError(t, err)
+		require.Equal(t, x.want, got)
+	}
+	for _, x := range [][2]int64{{8, 4}, {10, 1}, {20, 4}, {-1, 4}} {
+		_, err := reads(x[0], x[1])
+		require.ErrorIs(t, err, blob.ErrInvalidRange, "%v", x)
+	}
+	m, err := st.GetMetadata(ctx, id)
+	require.NoError(t, err)
+	require.EqualValues(t, 10, m.Length)
+	require.WithinDuration(t, time.Now(), m.Timestamp, time.Minute)
+
+	require.NoError(t, st.DeleteBlob(ctx, id))
+	require.NoError(t, st.DeleteBlob(ctx, id))
+	for _, length := range []int64{-1, 0, 4} {
+		_, err := reads(0, length)
+		require.ErrorIs(t, err, blob.ErrBlobNotFound)
+	}
+	_, err = st.GetMetadata(ctx, id)
+	require.ErrorIs(t, err, blob.ErrBlobNotFound)
+}
+
+// buffer is where a blob is read to.
+type buffer struct{ bytes.Buffer }
+
+func (b *buffer) Length() int { return b.Len() }

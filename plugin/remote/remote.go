@@ -54,6 +54,9 @@ func Open(ctx context.Context, spec v1alpha1.BackupRemoteSpec, conf []byte) (blo
 	if err != nil {
 		return nil, usage("spec.path", fmt.Sprintf("%q is not a path in rclone's notation: %v", v1alpha1.RedactPath(spec.Path), err), "write remote:path, or a local path")
 	}
+	if top := sections[parsed.Name]; top["type"] == "s3" && top[unaskedOption] == "" {
+		top[unaskedOption] = "true" // what wraps a remote may need to know sizes
+	}
 	secrets := newScrubber(sections, parsed.Config)
 
 	lease, err := memory.lease(sections)
@@ -80,7 +83,7 @@ func Open(ctx context.Context, spec v1alpha1.BackupRemoteSpec, conf []byte) (blo
 		lease.release()
 		return nil, secrets.openError(err, spec.Path, parsed.Name, sections)
 	}
-	b := &bridge{fs: f, conf: ctx, secrets: secrets, patience: newPatience(spec.Limits), staged: showsPartialFiles(f)}
+	b := &bridge{fs: f, conf: ctx, secrets: secrets, patience: newPatience(spec.Limits), staged: showsPartialFiles(f), unasked: unasked(target)}
 	b.live.Store(&f)
 	if isA(f, "s3") {
 		b.anew = func(ctx context.Context) (fs.Fs, error) { return fs.NewFs(ctx, target) }

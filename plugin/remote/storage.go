@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -45,6 +46,7 @@ type bridge struct {
 	// patience is about all requests together.
 	patience *patience
 	staged   bool // the remote shows files while they are written
+	unasked  bool // objects may not be there, and have no size before they are open
 
 	layoutMutex sync.Mutex
 	layout      []byte // of a remote that is empty so far; see PutBlobInPath
@@ -74,31 +76,42 @@ func showsPartialFiles(f fs.Fs) bool {
 	return f.Features().PartialUploads || isA(f, "webdav")
 }
 
+// unasked says whether a remote gives objects without asking whether they are
+// there: rclone's backend for S3 makes one request of a read then, not two.
+func unasked(target string) bool {
+	info, _, _, options, err := fs.ConfigFs(target)
+	if err != nil || info.Name != "s3" {
+		return false
+	}
+	value, _ := options.Get(unaskedOption)
+	yes, err := strconv.ParseBool(value)
+	return err == nil && yes
+}
+
+const unaskedOption = "no_head_object"
+
+// look asks the remote for a file.
+func (b *bridge) look(ctx context.Context, f fs.Fs, file string) (fs.Object, error) {
+	o, err := f.NewObject(ctx, name(file))
+	if err == nil && b.unasked {
+		_, err = fs.GetMetadata(ctx, o)
+	}
+	return o, err
+}
+
 // GetBlobFromPath reads length bytes from offset, or all where length < 0.
 func (b *bridge) GetBlobFromPath(ctx context.Context, _, file string, offset, length int64, output blob.OutputBuffer) error {
 	return b.retry(ctx, "read", file, func(ctx context.Context, f fs.Fs) error {
 		output.Reset()
-		o, err := f.NewObject(ctx, name(file))
-		if err != nil {
-			return err
-		}
-		want := length
-		var options []fs.OpenOption
-		switch {
-		case length < 0:
-			want = o.Size()
-		case offset < 0 || (o.Size() >= 0 && offset+length > o.Size()):
-			return fserrors.NoRetryError(fmt.Errorf("bytes %d to %d of %d: %w", offset, offset+length, o.Size(), blob.ErrInvalidRange))
-		case length == 0:
-			return nil
-		default:
-			options = append(options, &fs.RangeOption{Start: offset, End: offset + length - 1})
-		}
-		in, err := o.Open(ctx, options...)
-		if err != nil {
+		o, in, err := b.open(ctx, f, file, offset, length)
+		if err != nil || in == nil {
 			return err
 		}
 		defer in.Close()
+		want := length
+		if length < 0 {
+			want = o.Size()
+		}
 		n, err := io.Copy(output, in)
 		if err != nil {
 			return err
@@ -110,11 +123,72 @@ func (b *bridge) GetBlobFromPath(ctx context.Context, _, file string, offset, le
 	})
 }
 
+// open opens a part of a file, or all of it where length < 0. There is nothing
+// to read where length is 0.
+func (b *bridge) open(ctx context.Context, f fs.Fs, file string, offset, length int64) (fs.Object, io.ReadCloser, error) {
+	if b.unasked && length != 0 {
+		return b.openUnasked(ctx, f, file, offset, length)
+	}
+	o, err := b.look(ctx, f, file)
+	if err != nil || length == 0 {
+		return o, nil, err
+	}
+	var options []fs.OpenOption
+	if length > 0 {
+		if err := within(o.Size(), offset, length); err != nil {
+			return nil, nil, err
+		}
+		options = append(options, &fs.RangeOption{Start: offset, End: offset + length - 1})
+	}
+	in, err := o.Open(ctx, options...)
+	return o, in, err
+}
+
+// openUnasked is open where an object has no size until it is open. rclone
+// would take it for empty, so the range is a header to it.
+func (b *bridge) openUnasked(ctx context.Context, f fs.Fs, file string, offset, length int64) (fs.Object, io.ReadCloser, error) {
+	o, err := f.NewObject(ctx, name(file))
+	if err != nil {
+		return nil, nil, err
+	}
+	if length < 0 {
+		in, err := o.Open(ctx)
+		return o, in, err
+	}
+	if err := within(-1, offset, length); err != nil {
+		return nil, nil, err
+	}
+	in, err := o.Open(ctx, &fs.HTTPOption{Key: "Range", Value: fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)})
+	if status(err) == http.StatusRequestedRangeNotSatisfiable {
+		return nil, nil, outside(offset, length)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := within(o.Size(), offset, length); err != nil {
+		return nil, nil, errors.Join(err, in.Close())
+	}
+	return o, in, nil
+}
+
+// within makes sure that a part is one of a file of a size, which is below 0
+// where it is not known.
+func within(size, offset, length int64) error {
+	if offset < 0 || size >= 0 && offset+length > size {
+		return outside(offset, length)
+	}
+	return nil
+}
+
+func outside(offset, length int64) error {
+	return fserrors.NoRetryError(fmt.Errorf("bytes %d to %d: %w", offset, offset+length, blob.ErrInvalidRange))
+}
+
 // GetMetadataFromPath asks the remote for this one file; it never lists.
 func (b *bridge) GetMetadataFromPath(ctx context.Context, _, file string) (blob.Metadata, error) {
 	var m blob.Metadata
 	err := b.retry(ctx, "look up", file, func(ctx context.Context, f fs.Fs) error {
-		o, err := f.NewObject(ctx, name(file))
+		o, err := b.look(ctx, f, file)
 		if err != nil {
 			return err
 		}

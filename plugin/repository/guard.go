@@ -49,6 +49,7 @@ type guard struct {
 	skewed  bool // skew was measured
 
 	windows windowCache
+	ahead   *ahead // nil where nothing was fetched ahead
 }
 
 func newGuard(st blob.Storage, now func() time.Time) *guard {
@@ -102,6 +103,13 @@ func (g *guard) GetBlob(ctx context.Context, id blob.ID, offset, length int64, o
 // get fetches a blob. Only names that are there by all that is known are worth
 // waiting for; others may well be absent.
 func (g *guard) get(ctx context.Context, id blob.ID, offset, length int64, out blob.OutputBuffer) error {
+	if offset == 0 && length < 0 {
+		if data, ok := g.ahead.blob(id); ok {
+			out.Reset()
+			_, err := out.Write(data)
+			return err
+		}
+	}
 	expected := isIndex(id) || isPack(id) || isRecord(id)
 	g.mu.Lock()
 	if _, own := g.put[id]; own || id == kopiaFormatID && g.exists {
@@ -175,25 +183,10 @@ func (g *guard) include(ctx context.Context, ids []blob.ID) (bool, error) {
 }
 
 func (g *guard) ListBlobs(ctx context.Context, prefix blob.ID, each func(blob.Metadata) error) error {
-	var list []blob.Metadata
-	for attempt := 0; ; attempt++ {
-		list = list[:0]
-		err := g.Storage.ListBlobs(ctx, prefix, func(m blob.Metadata) error {
-			list = append(list, m)
-			return nil
-		})
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if attempt == len(failedPauses) {
-			err = fmt.Errorf("%w: list %s*: %w", ErrStorage, prefix, err)
-			g.kill(err)
-			return err
-		}
-		if err := pause(ctx, failedPauses[attempt]); err != nil {
+	list, ok := g.ahead.listing(prefix)
+	if !ok {
+		var err error
+		if list, err = g.list(ctx, prefix); err != nil {
 			return err
 		}
 	}
@@ -219,6 +212,27 @@ func (g *guard) ListBlobs(ctx context.Context, prefix blob.ID, each func(blob.Me
 		}
 	}
 	return nil
+}
+
+// list is the remote's own listing.
+func (g *guard) list(ctx context.Context, prefix blob.ID) ([]blob.Metadata, error) {
+	for attempt := 0; ; attempt++ {
+		list, err := listAll(ctx, g.Storage, prefix)
+		if err == nil {
+			return list, nil
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if attempt == len(failedPauses) {
+			err = fmt.Errorf("%w: list %s*: %w", ErrStorage, prefix, err)
+			g.kill(err)
+			return nil, err
+		}
+		if err := pause(ctx, failedPauses[attempt]); err != nil {
+			return nil, err
+		}
+	}
 }
 
 func (g *guard) GetMetadata(ctx context.Context, id blob.ID) (blob.Metadata, error) {

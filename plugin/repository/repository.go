@@ -80,13 +80,16 @@ func Open(ctx context.Context, st blob.Storage, password string, o OpenOptions) 
 	g := newGuard(st, o.Clock)
 	ctx, cancel := g.bind(ctx)
 	defer cancel()
-	if _, err := st.GetMetadata(ctx, kopiaFormatID); err != nil {
-		if errors.Is(err, blob.ErrBlobNotFound) {
-			return nil, fmt.Errorf("%s: %w", st.DisplayName(), ErrNoRepository)
-		}
+	format, err := readFormat(ctx, st)
+	switch {
+	case errors.Is(err, blob.ErrBlobNotFound):
+		return nil, fmt.Errorf("%s: %w", st.DisplayName(), ErrNoRepository)
+	case err != nil:
 		return nil, fmt.Errorf("open repository at %s: %w", st.DisplayName(), g.explain(ctx, err))
 	}
 	g.exists = true
+	g.ahead = lookAhead(ctx, st, format)
+	defer g.ahead.end()
 	for {
 		excluded := len(g.excluded())
 		rep, err := g.attempt(ctx, password, o)
@@ -106,6 +109,18 @@ func Open(ctx context.Context, st blob.Storage, password string, o OpenOptions) 
 		}
 		// Go on without those index blobs: what only they named is damaged.
 	}
+}
+
+// readFormat reads the blob that says that there is a repository. It may be
+// there and not be given yet: then there is no error and no content.
+func readFormat(ctx context.Context, st blob.Storage) ([]byte, error) {
+	var format buffer
+	err := st.GetBlob(ctx, kopiaFormatID, 0, -1, &format)
+	if errors.Is(err, blob.ErrBlobNotFound) {
+		_, err = st.GetMetadata(ctx, kopiaFormatID)
+		return nil, err
+	}
+	return format.Bytes(), err
 }
 
 // attempt opens the repository once. Kopia keeps a listing for minutes, so it

@@ -87,9 +87,10 @@ func (c *windowCache) load(ctx context.Context, id blob.ID, start int64) ([]byte
 	if start >= length {
 		return nil, fmt.Errorf("%s ends before byte %d: %w", id, start, blob.ErrInvalidRange)
 	}
+	size := min(windowSize, length-start)
 	var out buffer
-	out.Grow(windowSize + bytes.MinRead) // so that reading into it does not copy it again
-	if err := c.fetch(ctx, id, start, min(windowSize, length-start), &out); err != nil {
+	out.Grow(int(size) + bytes.MinRead) // so that reading into it does not copy it again
+	if err := c.fetch(ctx, id, start, size, &out); err != nil {
 		return nil, err
 	}
 	return out.Bytes(), nil
