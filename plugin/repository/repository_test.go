@@ -3,6 +3,7 @@ package repository_test
 import (
 	"bytes"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,6 +64,31 @@ func TestPasswords(t *testing.T) {
 	for _, good := range []string{repositorytest.Password, "kT9#vq2L", "åäö-åäö-1"} {
 		require.NoError(t, repository.CheckPassword(good), "%q", good)
 	}
+}
+
+// TestOpeningAsksOnce: for the format, kopia's settings, one listing, and each
+// index blob. With a wrong password nothing is on its way any more afterwards.
+func TestOpeningAsksOnce(t *testing.T) {
+	m := initialized(t, &repositorytest.Memory{})
+	r := repositorytest.Open(t, at(m), repository.OpenOptions{})
+	for seed := range 3 {
+		repositorytest.Backup(t, r, repository.Record{}, repositorytest.Small(t, 10, seed))
+	}
+	indexes := 0
+	for _, id := range m.Blobs() {
+		if strings.HasPrefix(string(id), "x") {
+			indexes++
+		}
+	}
+	require.GreaterOrEqual(t, indexes, 3)
+	before := m.Requests()
+	repositorytest.Open(t, at(m), repository.OpenOptions{})
+	require.Equal(t, before+3+indexes, m.Requests())
+
+	_, err := repository.Open(t.Context(), m, "another password", repository.OpenOptions{})
+	require.ErrorIs(t, err, repository.ErrWrongKey)
+	after := m.Requests()
+	require.Never(t, func() bool { return m.Requests() != after }, 200*time.Millisecond, 20*time.Millisecond)
 }
 
 // memoryBuffer is a blob.OutputBuffer and blob.Bytes.
