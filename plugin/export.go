@@ -78,6 +78,10 @@ func (o *exportOptions) Run(ctx context.Context, id string) error {
 		if ok, err := o.objects.Match(ctx, ob); err != nil || !ok {
 			return err
 		}
+		if owner, owned := ob.Controller(); owned && owner.Kind == "Pod" && !o.raw {
+			fmt.Fprintf(o.env.ErrOut, "left out: %s: pod %s makes it for itself, and does not start where it is there already (--raw has it)\n", ob.Ref, owner.Name)
+			return nil
+		}
 		text, err := o.manifest(ob)
 		if err != nil {
 			return fmt.Errorf("export %s: %w", ob.Ref, err)

@@ -253,7 +253,8 @@ func podNames(pods []*object.Object) (names []string) {
 
 // What a pod of a set had for itself goes back to the pod of the same name,
 // before it starts; a bare pod and a pod of a DaemonSet get it late, and the
-// report says so.
+// report says so. A claim that a pod had made for itself is among it: with that
+// there already, no pod of the name would start.
 func TestRestorePodVolumes(t *testing.T) {
 	t.Parallel()
 	dst := restorePlace(t, "dst")
@@ -288,9 +289,23 @@ spec:
         image: localhost/busybox:dev
         imagePullPolicy: IfNotPresent
         command: [sh, -c, "cat /wheel/spin && exec sleep 3600"]
-        volumeMounts: [{name: wheel, mountPath: /wheel}]
-      volumes: [{name: wheel, emptyDir: {}}]
+        volumeMounts: [{name: wheel, mountPath: /wheel}, {name: slip, mountPath: /slip}]
+      volumes:
+      - {name: wheel, emptyDir: {}}
+      - {name: slip, ephemeral: {volumeClaimTemplate: {spec: {storageClassName: premium, accessModes: [ReadWriteOnce], resources: {requests: {storage: 10Mi}}}}}}
 `, "$NS", ns)
+	for n := range 2 {
+		b.addYAML(`
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  name: throw-$N-slip
+  namespace: $NS
+  uid: slip-$N
+  ownerReferences: [{apiVersion: v1, kind: Pod, name: throw-$N, uid: throw-pod-$N, controller: true, blockOwnerDeletion: true}]
+spec: {storageClassName: premium, volumeName: pvc-gone-$N, accessModes: [ReadWriteOnce], resources: {requests: {storage: 10Mi}}}
+`, "$NS", ns, "$N", fmt.Sprint(n))
+	}
 	throw := v1alpha1.Ref{Group: "apps", Version: "v1", Kind: "StatefulSet", Namespace: ns, Name: "throw"}
 	for _, pod := range []string{"throw-0", "throw-1", "lone"} {
 		line := v1alpha1.VolumeLine{Ref: v1alpha1.Ref{Version: "v1", Kind: "Pod", Namespace: ns, Name: pod}, VolumeKind: "emptyDir", Volume: "wheel", Pod: pod}
@@ -299,13 +314,22 @@ spec:
 		}
 		b.addVolume(line, map[string]string{"spin": pod})
 	}
+	b.addVolume(v1alpha1.VolumeLine{Ref: v1alpha1.Ref{Version: "v1", Kind: "PersistentVolumeClaim", Namespace: ns, Name: "throw-0-slip"},
+		VolumeKind: "ephemeral", Volume: "slip", Pod: "throw-0", Workload: &throw}, map[string]string{"spin": "throw-0"})
 	r := b.request(dst)
 	r.Timeout = 90 * time.Second
 	r.Filter = func(o *object.Object) (bool, error) {
-		return o.Ref.Name == "lone" || o.Ref.Name == "throw" || o.Ref.Name == ns, nil
+		return o.Ref.Name == "lone" || strings.HasPrefix(o.Ref.Name, "throw") || o.Ref.Name == ns, nil
 	}
 	dst.removeNamespace(ns)
 	d := complete(t, r)
+	require.Equal(t, "throw-0", dst.shell(ns, "throw-0", "cat /slip/spin"))
+	require.Empty(t, dst.shell(ns, "throw-1", "ls /slip"))
+	for n, outcome := range []v1alpha1.Outcome{v1alpha1.OutcomeLeftToOwner, v1alpha1.OutcomeSkipped} {
+		name := fmt.Sprintf("throw-%d-slip", n)
+		require.Equal(t, outcome, line(t, d, "PersistentVolumeClaim", name).Outcome)
+		require.Equal(t, "Pod", field(dst.must("v1", "PersistentVolumeClaim", ns, name), "metadata", "ownerReferences", "0", "kind"))
+	}
 	set := dst.must("apps/v1", "StatefulSet", ns, "throw")
 	require.EqualValues(t, 2, field(set, "spec", "replicas"))
 	for name := range managers(t, set) {

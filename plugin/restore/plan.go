@@ -56,6 +56,8 @@ type item struct {
 	refusal error
 	// made says that this restore created it.
 	made bool
+	// madeBy makes a claim for itself: a pod, or a workload by its pods.
+	madeBy *item
 	// unfilled says that a claim's data is not in place.
 	unfilled bool
 	// before is what a claim had, for when it is filled.
@@ -355,12 +357,38 @@ func (p *Plan) leaveOldVolumes() {
 			if claim := p.bySaved[i.claimRef.Key()]; claim != nil && claim.newVolume {
 				i.settle(v1alpha1.OutcomeSkipped, "%s gets a new volume here", claim.ref)
 			}
-		case i.saved.Kind == "PersistentVolumeClaim" && i.saved.Group == "":
-			if owner := p.controllerOf(i); owner != nil && owner.saved.Kind == "Pod" &&
-				(owner.line.Outcome == v1alpha1.OutcomeLeftToOwner || owner.line.Outcome == v1alpha1.OutcomeCreate) {
-				i.settle(v1alpha1.OutcomeLeftToOwner, "%s makes it for itself", owner.ref)
-			}
+		case i.holdsClaim():
+			p.leaveToPod(i)
 		}
+	}
+}
+
+// leaveToPod leaves out a claim that a pod had made for itself, from an
+// ephemeral volume: no other pod starts with it, not even one of the same name.
+// Where the pod comes back, by itself or by its workload, it makes a new one.
+// Where it does not, the claim is worth restoring for its data alone.
+func (p *Plan) leaveToPod(i *item) {
+	n := slices.IndexFunc(i.owners, func(o object.Owner) bool { return o.Controller && o.Kind == "Pod" })
+	if n < 0 {
+		return
+	}
+	pod := i.owners[n]
+	owner, data := p.byUID[pod.UID], false
+	for _, v := range p.saved.Volumes {
+		if v.Ref.Key() != i.saved.Key() {
+			continue
+		}
+		data = v.Snapshot != ""
+		if owner == nil && v.Workload != nil {
+			owner = p.bySaved[v.Workload.Key()]
+		}
+	}
+	switch {
+	case owner != nil && (owner.line.Outcome == v1alpha1.OutcomeLeftToOwner || owner.line.Outcome == v1alpha1.OutcomeCreate):
+		i.madeBy = owner
+		i.settle(v1alpha1.OutcomeLeftToOwner, "%s makes it for itself", owner.ref)
+	case !data:
+		i.settle(v1alpha1.OutcomeSkipped, "Pod %s had made it for itself, and the backup has none of its data", pod.Name)
 	}
 }
 

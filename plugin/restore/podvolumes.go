@@ -43,7 +43,7 @@ const settleTime = 2 * time.Minute
 func (p *Plan) held(i *item) []*volumeItem {
 	var out []*volumeItem
 	for _, v := range p.volumes {
-		if v.owner == i && v.line.Outcome == v1alpha1.OutcomeCreate && v.line.Ref.Kind != "PersistentVolumeClaim" {
+		if v.owner == i && v.line.Outcome == v1alpha1.OutcomeCreate && v.pod != "" {
 			out = append(out, v)
 		}
 	}
@@ -111,7 +111,7 @@ func (p *Plan) haveClaims(i *item, spec map[string]any, held []*volumeItem) bool
 		for _, t := range templates {
 			m, _ := t.(map[string]any)
 			name, _ := section(m, "metadata")["name"].(string)
-			claim := p.bySaved[v1alpha1.Ref{Kind: "PersistentVolumeClaim", Namespace: i.saved.Namespace, Name: name + "-" + v.line.Ref.Name}]
+			claim := p.bySaved[v1alpha1.Ref{Kind: "PersistentVolumeClaim", Namespace: i.saved.Namespace, Name: name + "-" + v.pod}]
 			if claim == nil || claim.liveUID == "" {
 				return false
 			}
@@ -142,11 +142,11 @@ func failAll(held []*volumeItem, format string, args ...any) {
 func byPod(held []*volumeItem) [][]*volumeItem {
 	sorted := slices.Clone(held)
 	slices.SortFunc(sorted, func(a, b *volumeItem) int {
-		return cmp.Or(strings.Compare(a.line.Ref.Name, b.line.Ref.Name), strings.Compare(a.line.Volume, b.line.Volume))
+		return cmp.Or(strings.Compare(a.pod, b.pod), strings.Compare(a.line.Volume, b.line.Volume))
 	})
 	var out [][]*volumeItem
 	for n, v := range sorted {
-		if n == 0 || v.line.Ref.Name != sorted[n-1].line.Ref.Name {
+		if n == 0 || v.pod != sorted[n-1].pod {
 			out = append(out, nil)
 		}
 		out[len(out)-1] = append(out[len(out)-1], v)

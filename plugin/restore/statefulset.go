@@ -92,7 +92,7 @@ func (p *Plan) fillSetPods(ctx context.Context, i *item, d *rewrite.Draft, held 
 	}
 	var pods []setPod
 	for _, volumes := range byPod(held) {
-		name := volumes[0].line.Ref.Name
+		name := volumes[0].pod
 		ordinal, err := strconv.ParseInt(strings.TrimPrefix(name, i.saved.Name+"-"), 10, 64)
 		if first := firstOrdinal(d); err != nil || ordinal < first || ordinal >= first+count {
 			failAll(volumes, "%s has no pod %s here", i.ref, name)

@@ -32,7 +32,10 @@ const (
 type volumeItem struct {
 	line v1alpha1.VolumeLine
 	// owner is the claim, or for a volume of a pod the workload.
-	owner    *item
+	owner *item
+	// pod is the pod that it was a part of, by its name where it was saved. It
+	// is empty for a claim that lives longer than its pods.
+	pod      string
 	snapshot string
 	// path is that of the one file or folder of it that is wanted.
 	path string
@@ -64,11 +67,13 @@ func (p *Plan) planVolumes(ctx context.Context) error {
 		v.line.Method, v.line.Stored, v.line.Seconds, v.line.Issues, v.line.Warnings = "", 0, 0, nil, nil
 		v.line.StorageClass = mapped(p.rules.StorageClasses, saved.StorageClass)
 		owner := saved.Ref
-		if saved.Ref.Kind != "PersistentVolumeClaim" && saved.Workload != nil {
-			owner = *saved.Workload
-			w := *saved.Workload
-			w.Namespace = p.rules.Namespace(w.Namespace)
-			v.line.Workload = &w
+		if i := p.bySaved[owner.Key()]; i != nil && i.madeBy != nil {
+			owner, v.pod = i.madeBy.saved, saved.Pod
+		} else if saved.Ref.Kind != "PersistentVolumeClaim" {
+			v.pod = saved.Ref.Name
+			if saved.Workload != nil {
+				owner = *saved.Workload
+			}
 		}
 		if saved.Workload != nil {
 			v.user = saved.Workload.Key()
@@ -77,10 +82,12 @@ func (p *Plan) planVolumes(ctx context.Context) error {
 		if v.owner == nil || v.owner.spare {
 			continue // neither it nor what uses it was asked for
 		}
-		if saved.Ref.Kind == "PersistentVolumeClaim" {
+		if v.pod == "" {
 			v.line.Ref.Name = v.owner.ref.Name
-		} else if v.line.Workload != nil {
-			v.line.Workload.Name = v.owner.ref.Name
+		} else if saved.Workload != nil {
+			w := *saved.Workload
+			w.Namespace, w.Name = p.rules.Namespace(w.Namespace), v.owner.ref.Name
+			v.line.Workload = &w
 		}
 		p.volumes = append(p.volumes, v)
 		if err := p.planVolume(ctx, v, saved); err != nil {
@@ -113,7 +120,7 @@ func mapped(m map[string]string, name string) string {
 }
 
 func (p *Plan) planVolume(ctx context.Context, v *volumeItem, saved v1alpha1.VolumeLine) error {
-	claim := saved.Ref.Kind == "PersistentVolumeClaim"
+	claim := v.pod == ""
 	switch o := v.owner.line.Outcome; {
 	case saved.Snapshot == "" && (saved.Outcome == v1alpha1.OutcomeSkipped || saved.Outcome == v1alpha1.OutcomeLeftToOwner):
 		v.settle(v1alpha1.OutcomeSkipped, "it was not saved: %s", saved.Reason)
@@ -135,8 +142,6 @@ func (p *Plan) planVolume(ctx context.Context, v *volumeItem, saved v1alpha1.Vol
 		v.settle(v1alpha1.OutcomeConflict, "not restored: the claim exists%s, and what is in it is left alone", user)
 	case v.owner.liveUID != "":
 		v.settle(v1alpha1.OutcomeConflict, "not restored: %s exists, and its pods keep what they have", v.owner.ref)
-	case o == v1alpha1.OutcomeLeftToOwner && claim:
-		v.settle(v1alpha1.OutcomeFailed, "its claim is made anew (%s), and its data cannot be put into it", v.owner.line.Reason)
 	case o == v1alpha1.OutcomeLeftToOwner:
 		v.settle(v1alpha1.OutcomeFailed, "%s is left to its owner, and the data cannot be put into its pods", v.owner.ref)
 	default:
@@ -231,7 +236,7 @@ func (p *Plan) fillClaims(ctx context.Context, wave []v1alpha1.Ref) error {
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.request.Parallel)
 	for _, v := range p.volumes {
-		if v.line.Outcome != v1alpha1.OutcomeCreate || !in[v.owner] || v.line.Ref.Kind != "PersistentVolumeClaim" {
+		if v.line.Outcome != v1alpha1.OutcomeCreate || !in[v.owner] || v.pod != "" {
 			continue
 		}
 		group.Go(func() error {
