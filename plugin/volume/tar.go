@@ -28,7 +28,7 @@ import (
 // such only with --sparse.
 func FromTar(ctx context.Context, r io.Reader, enc *Encoder, last func() error) error {
 	counted := &counter{r: r}
-	f := &fromTar{enc: enc, tr: tar.NewReader(counted)}
+	f := &fromTar{enc: enc, tr: tar.NewReader(counted), in: counted}
 	var at int64 // where the last member ended
 	for {
 		if err := ctx.Err(); err != nil {
@@ -76,6 +76,7 @@ func FromTar(ctx context.Context, r io.Reader, enc *Encoder, last func() error) 
 type fromTar struct {
 	enc  *Encoder
 	tr   *tar.Reader
+	in   *counter // what tr reads
 	dirs []string // the open directories, the root first
 	last string
 	// what this tar showed that it can carry
@@ -207,16 +208,22 @@ func (f *fromTar) implied(dir string) error {
 const block = 4096
 
 // content sends the content of a member. In a file that the tar marks as
-// sparse, blocks of zeros are the holes: the reader fills them in.
+// sparse, blocks of zeros are the holes: the reader fills them in. Where it took
+// nothing of the tar for that, they need no look, which matters for a disk image
+// of many terabytes with little in it.
 func (f *fromTar) content(sparse bool) error {
 	if f.buf == nil {
 		f.buf = make([]byte, maxData)
 	}
 	for {
+		before := f.in.n
 		n, err := io.ReadFull(f.tr, f.buf)
 		for b := f.buf[:n]; len(b) > 0; {
 			data, hole := len(b), 0
-			if sparse {
+			switch {
+			case sparse && f.in.n == before:
+				data, hole = 0, len(b)
+			case sparse:
 				data, hole = split(b)
 			}
 			if err := f.enc.Data(b[:data]); err != nil {
