@@ -209,30 +209,35 @@ const block = 4096
 
 // content sends the content of a member. In a file that the tar marks as
 // sparse, blocks of zeros are the holes: the reader fills them in. Where it took
-// nothing of the tar for that, they need no look, which matters for a disk image
-// of many terabytes with little in it.
+// nothing of the tar for that, they need no look, and a hole goes out as one
+// however long it is: a disk image may be terabytes with little in it.
 func (f *fromTar) content(sparse bool) error {
 	if f.buf == nil {
 		f.buf = make([]byte, maxData)
 	}
+	var hole int64 // not sent yet
 	for {
 		before := f.in.n
 		n, err := io.ReadFull(f.tr, f.buf)
 		for b := f.buf[:n]; len(b) > 0; {
-			data, hole := len(b), 0
+			data, zeros := len(b), 0
 			switch {
 			case sparse && f.in.n == before:
-				data, hole = 0, len(b)
+				data, zeros = 0, len(b)
 			case sparse:
-				data, hole = split(b)
+				data, zeros = split(b)
 			}
-			if err := f.enc.Data(b[:data]); err != nil {
-				return err
+			if data > 0 {
+				if err := f.enc.Hole(hole); err != nil {
+					return err
+				}
+				if err := f.enc.Data(b[:data]); err != nil {
+					return err
+				}
+				hole = 0
 			}
-			if err := f.enc.Hole(int64(hole)); err != nil {
-				return err
-			}
-			b = b[data+hole:]
+			hole += int64(zeros)
+			b = b[data+zeros:]
 		}
 		// ReadFull says ErrUnexpectedEOF for a last part as well as for a tar
 		// that is cut; the reader tells the two apart when asked again.
@@ -240,6 +245,9 @@ func (f *fromTar) content(sparse bool) error {
 			_, err = f.tr.Read(f.buf[:1])
 		}
 		if err == io.EOF {
+			if err := f.enc.Hole(hole); err != nil {
+				return err
+			}
 			return f.enc.End(OK, "")
 		}
 		if err != nil {

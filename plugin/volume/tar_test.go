@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -191,4 +192,39 @@ func TestTarByHand(t *testing.T) {
 			require.ErrorContains(t, err, "leads out", h.Name)
 		}
 	})
+}
+
+// TestHolesOfATarStayWhole: a hole that a tar has is one in the stream, however
+// long: in pieces it would be stored as if somebody had written zeros.
+func TestHolesOfATarStayWhole(t *testing.T) {
+	dir := t.TempDir()
+	const at, size = 5 << 30, 9<<30 + 123
+	f, err := os.Create(filepath.Join(dir, "disk"))
+	require.NoError(t, err)
+	_, err = f.WriteAt(bytes.Repeat([]byte("x"), 4096), at)
+	require.NoError(t, err)
+	require.NoError(t, f.Truncate(size))
+	require.NoError(t, f.Close())
+	stream, err := fromTar(t, tarOf(t, dir, "tar", "-cf", "-", "--format=posix", "--sparse", "disk"))
+	require.NoError(t, err)
+	d := volume.NewDecoder(bytes.NewReader(stream))
+	for e := (&volume.Entry{}); e.Path != "disk"; {
+		e, err = d.Next()
+		require.NoError(t, err)
+	}
+	var holes, data []int64
+	for {
+		r, err := d.Run()
+		if err == io.EOF {
+			break
+		}
+		require.NoError(t, err)
+		if len(r.Data) > 0 {
+			data = append(data, int64(len(r.Data)))
+		} else {
+			holes = append(holes, r.Hole)
+		}
+	}
+	require.Equal(t, []int64{4096}, data)
+	require.Equal(t, []int64{at, size - at - 4096}, holes)
 }
