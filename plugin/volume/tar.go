@@ -281,6 +281,10 @@ func sparsePAX(records map[string]string) bool {
 	return false
 }
 
+// gnuKeyword undoes what GNU tar writes in the key of a record, which ends at
+// the first =.
+var gnuKeyword = strings.NewReplacer("%3D", "=", "%25", "%")
+
 // tarXattrs reads the two ways in which PAX carries extended attributes. What
 // is in both is the same.
 func tarXattrs(records map[string]string) []Xattr {
@@ -296,7 +300,7 @@ func tarXattrs(records map[string]string) []Xattr {
 	}
 	for k, v := range records {
 		if name, ok := strings.CutPrefix(k, "SCHILY.xattr."); ok {
-			found[name] = v
+			found[gnuKeyword.Replace(name)] = v
 		}
 	}
 	var out []Xattr

@@ -228,3 +228,17 @@ func TestHolesOfATarStayWhole(t *testing.T) {
 	require.Equal(t, []int64{4096}, data)
 	require.Equal(t, []int64{at, size - at - 4096}, holes)
 }
+
+// TestAttributeNamesOfATar: GNU tar escapes what would end the key of a record.
+func TestAttributeNamesOfATar(t *testing.T) {
+	src, dst := t.TempDir(), t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(src, "note"), nil, 0o600))
+	names := []string{"user.a=b", "user.100%", "user.%3D", "user.two words"}
+	for _, name := range names {
+		require.NoError(t, unix.Lsetxattr(filepath.Join(src, "note"), name, []byte(name), 0))
+	}
+	stream, err := fromTar(t, tarOf(t, src, "tar", "-cf", "-", "--format=posix", "--xattrs", "--xattrs-include=*", "."))
+	require.NoError(t, err)
+	receive(t, stream, dst, volume.WriteOptions{})
+	requireSame(t, src, dst)
+}
