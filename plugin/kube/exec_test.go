@@ -257,3 +257,44 @@ func TestExecEndsWithItsContextAndInSilence(t *testing.T) {
 type writer func([]byte)
 
 func (w writer) Write(p []byte) (int, error) { w(p); return len(p), nil }
+
+// TestExecWhoseReaderStops: an API server gives up a WebSocket that takes
+// nothing for a minute, and what we write to may well stop for longer.
+func TestExecWhoseReaderStops(t *testing.T) {
+	defer func(pace time.Duration) { spoolPace = pace }(spoolPace)
+	spoolPace = 100 * time.Millisecond
+	const patience, messages = time.Second, 1200 // more than sockets hold
+	message := strings.Repeat("x", 32<<10)
+	sent := make(chan struct{})
+	c := against(t, executes(t, "WebSocket", 3, func(p process) {
+		defer close(sent)
+		conn := p.(*socketProcess).conn
+		for n := range messages {
+			conn.SetWriteDeadline(time.Now().Add(patience))
+			if err := conn.WriteMessage(gorilla.BinaryMessage, append([]byte{remotecommand.StreamStdOut}, message...)); err != nil {
+				t.Errorf("message %d: %v", n, err)
+				return
+			}
+		}
+		p.exit(exitedWell)
+		p.end()
+	}))
+	got, stopped := 0, false
+	out := writer(func(b []byte) {
+		got += len(b)
+		if stopped {
+			return
+		}
+		stopped = true
+		select {
+		case <-sent: // all of it, without us
+		case <-time.After(4 * patience):
+		}
+	})
+	if err := c.Exec(t.Context(), ExecOptions{Namespace: "den", Pod: "p", Command: []string{"cat"}, Stdout: out}); err != nil {
+		t.Fatal(err)
+	}
+	if got != messages*len(message) {
+		t.Errorf("%d bytes of %d came", got, messages*len(message))
+	}
+}

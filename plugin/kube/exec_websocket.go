@@ -51,11 +51,22 @@ func (e *execution) webSocket(ctx context.Context, cfg *rest.Config) error {
 	if e.Stdin != nil {
 		go e.sendStdin(s, s.closeStdin)
 	}
-	return e.receive(s)
+	return e.receive(ctx, s)
 }
 
-// receive hands out what the server sends until it closes the connection.
-func (e *execution) receive(s *socket) error {
+// receive hands out what the server sends until it closes the connection, and
+// returns when all of it was taken.
+func (e *execution) receive(ctx context.Context, s *socket) (err error) {
+	if e.Stdout != nil {
+		out := newSpool(e.Stdout, func(err error) { e.fail(fmt.Errorf("take its output: %w", err)) })
+		defer context.AfterFunc(ctx, func() { out.drop(context.Cause(ctx)) })()
+		defer func() {
+			if refused := out.close(); err == nil {
+				err = refused
+			}
+		}()
+		e.Stdout = out
+	}
 	buffer := make([]byte, 64<<10)
 	silent := time.AfterFunc(max(e.Silence, time.Nanosecond), func() {
 		if e.Silence > 0 {
