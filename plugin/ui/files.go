@@ -71,10 +71,11 @@ func (l *FileList) Add(f v1alpha1.StoredFile) error {
 		_, err := l.out.WriteString(separator + encoded(f))
 		return err
 	}
-	name := strings.TrimPrefix(f.Path, l.folder+"/")
-	if f.PathBytes == nil {
-		name = plain(name)
+	name := f.Path
+	if f.PathBytes != nil {
+		name = string(f.PathBytes)
 	}
+	name = plain(strings.TrimPrefix(name, l.folder+"/"))
 	if f.Link != "" {
 		link := f.Link
 		if f.LinkBytes == nil {

@@ -10,10 +10,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 	"github.com/stretchr/testify/require"
@@ -344,5 +346,28 @@ func TestSizes(t *testing.T) {
 	}
 	for s, want := range map[float64]string{0: "", 0.123: "120ms", 75.55: "1m15.6s", 4000: "1h6m40s"} {
 		require.Equal(t, want, seconds(s))
+	}
+}
+
+// TestNamesInAFolder: a list of a folder has names without it, whatever they and
+// the folder are made of.
+func TestNamesInAFolder(t *testing.T) {
+	for _, folder := range []string{"letters", "d\xff\n"} {
+		var out bytes.Buffer
+		l, err := Files(&out, "b", "shop/data", folder, "table")
+		require.NoError(t, err)
+		for _, name := range []string{"plain", " ", "\xfe"} {
+			f := v1alpha1.StoredFile{Type: "file", Mode: "0644", Path: folder + "/" + name}
+			if !utf8.ValidString(f.Path) {
+				f.Path, f.PathBytes = strconv.Quote(f.Path), []byte(f.Path)
+			}
+			require.NoError(t, l.Add(f))
+		}
+		require.NoError(t, l.Close(nil))
+		require.NotContains(t, out.String(), "letters")
+		require.NotContains(t, out.String(), `\xff`)
+		for n, name := range []string{"plain", `" "`, `"\xfe"`} {
+			require.Contains(t, strings.Split(out.String(), "\n")[n], name)
+		}
 	}
 }
