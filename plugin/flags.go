@@ -150,7 +150,7 @@ func (o *specFlags) resolveRemote(s *spec) error {
 		return err
 	}
 	s.remote = &v1alpha1.BackupRemote{Spec: v1alpha1.BackupRemoteSpec{Path: name}}
-	s.remote.Name = name
+	s.remote.Name = v1alpha1.RedactPath(name) // it stands in reports
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
 type initOptions struct {
@@ -61,6 +62,6 @@ func (o *initOptions) Run(ctx context.Context) error {
 	if err := repository.Initialize(ctx, storage, password); err != nil {
 		return fmt.Errorf("remote %s: %w", s.remote.Name, err)
 	}
-	fmt.Fprintf(o.env.ErrOut, "created a repository at %s (%s)\n", s.remote.Name, s.remote.Spec.Path)
+	fmt.Fprintf(o.env.ErrOut, "created a repository at %s (%s)\n", s.remote.Name, v1alpha1.RedactPath(s.remote.Spec.Path))
 	return nil
 }

@@ -88,7 +88,7 @@ func planRequest(e *env, s *spec, image string) (plan.Request, error) {
 	}
 	return plan.Request{
 		Cluster: cluster, Policy: &policy, Provenance: s.provenance, ToolVersion: Version(),
-		Remote:  s.remote.Name + " (" + s.remote.Spec.Path + ")",
+		Remote:  s.remote.Name + " (" + v1alpha1.RedactPath(s.remote.Spec.Path) + ")",
 		Recipes: s.documents.Recipes, Image: image,
 	}, nil
 }

@@ -158,6 +158,20 @@ func TestBadRemotes(t *testing.T) {
 			require.NoDirExists(t, empty)
 		})
 	}
+	t.Run("credentials in the path are nowhere shown", func(t *testing.T) {
+		const secret = "open-sesame-98172"
+		path := ":local,description=" + secret + ":" + filepath.Join(t.TempDir(), "repository")
+		f := spec(t, policyIn(namespace(t, "sesame"), "  select: [{}]\n"), remote(fmt.Sprintf("{path: %q}", path)))
+		for _, words := range []string{"init", "plan", "plan -o json", "run", "list -o json", "describe latest", "describe latest -o json", "verify latest", "restore latest --dry-run=client"} {
+			for _, where := range [][]string{{"-f", f}, {"-f", f, "--remote", path}} {
+				r := backup(t, append(strings.Fields(words), where...)...)
+				require.NotContains(t, r.stdout+r.stderr, secret, words)
+				if words == "plan" {
+					require.Contains(t, r.stdout, ":local,***:")
+				}
+			}
+		}
+	})
 	t.Run("json", func(t *testing.T) {
 		cmd := command(t, "--context", "src", "verify", "latest", "-f", spec(t, everything, initialized), "-o", "json")
 		cmd.Env = append(cmd.Env, "KUBECTL_BACKUP_PASSWORD=not the one that it was made with")
