@@ -57,6 +57,7 @@ func (c *Cluster) writeCertificates() error {
 		{main, "apiserver", pkix.Name{CommonName: "kube-apiserver"}, server},
 		{main, "apiserver-kubelet-client", pkix.Name{CommonName: "kube-apiserver", Organization: []string{"system:masters"}}, nil},
 		{main, "kubelet", pkix.Name{CommonName: "system:node:" + nodeName, Organization: []string{"system:nodes"}}, loopback},
+		{main, metadataService, pkix.Name{CommonName: metadataService}, []string{metadataHost}},
 		{front, "front-proxy", pkix.Name{CommonName: "front-proxy-client"}, nil},
 	} {
 		if _, _, err := c.issue(pair.signer, pair.file, pair.subject, pair.names); err != nil {
@@ -76,6 +77,7 @@ func (c *Cluster) writeCertificates() error {
 		{"kubelet", pkix.Name{CommonName: "system:node:" + nodeName, Organization: []string{"system:nodes"}}},
 		{"provisioner", pkix.Name{CommonName: "provisioner", Organization: []string{"system:masters"}}},
 		{"snapshots", pkix.Name{CommonName: "snapshots", Organization: []string{"system:masters"}}},
+		{metadataService, pkix.Name{CommonName: metadataService}},
 		{"services", pkix.Name{CommonName: "services", Organization: []string{"system:masters"}}},
 	} {
 		cert, key, err := c.issue(main, "user-"+user.file, user.subject, nil)

@@ -66,6 +66,7 @@ func (c *Cluster) reservePorts() error {
 	wanted := []*int{
 		&c.state.Ports.EtcdClient, &c.state.Ports.EtcdPeer, &c.state.Ports.APIServer,
 		&c.state.Ports.ControllerManager, &c.state.Ports.Scheduler, &c.state.Ports.Kubelet,
+		&c.state.Ports.Metadata, &c.state.Ports.MetadataHealth,
 	}
 	ports, err := c.freePorts(len(wanted))
 	for n, port := range ports {

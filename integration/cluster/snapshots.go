@@ -7,8 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -31,13 +29,22 @@ var snapshotClasses = map[string]string{"src": "snap", "dst": "snap-premium"}
 
 const lateClass = "-late"
 
-// sidecars are the module's directory and its programs.
-const sidecarModule = "integration/csi/sidecars"
+// sidecarModule is the directory of the module that most sidecars are of, and
+// metadataModule of that of one; sidecars are their programs.
+const (
+	sidecarModule  = "integration/csi/sidecars"
+	metadataModule = "integration/csi/metadata"
+)
 
-var sidecars = []string{"csi-provisioner", "csi-snapshotter", "snapshot-controller"}
+var sidecars = []struct{ name, module, source string }{
+	{"csi-provisioner", sidecarModule, "github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner"},
+	{"csi-snapshotter", sidecarModule, "github.com/kubernetes-csi/external-snapshotter/v8/cmd/csi-snapshotter"},
+	{"snapshot-controller", sidecarModule, "github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller"},
+	{metadataService, metadataModule, "github.com/kubernetes-csi/external-snapshot-metadata/cmd/csi-snapshot-metadata"},
+}
 
 // snapshotProcesses are the driver and what drives it.
-var snapshotProcesses = append([]string{"csi-driver"}, sidecars...)
+var snapshotProcesses = []string{"csi-driver", "csi-provisioner", "csi-snapshotter", "snapshot-controller", metadataService}
 
 // SnapshotClass is the name of the cluster's classes for volumes, snapshots
 // and group snapshots of the driver csi.Name. With "-late" behind it, it is
@@ -88,6 +95,7 @@ func (c *Cluster) startSnapshots() error {
 		append([]string{bin("csi-provisioner"), "--default-fstype=ext4", "--worker-threads=10"}, sidecar...),
 		append([]string{bin("csi-snapshotter"), anew}, sidecar...),
 		append([]string{bin("snapshot-controller"), anew}, common...),
+		c.metadataServiceArgs(socket),
 	} {
 		name := filepath.Base(args[0])
 		if name == "cluster" {
@@ -156,41 +164,52 @@ func (c *Cluster) createSnapshotAPI(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := c.createMetadataService(ctx, client); err != nil {
+		return err
+	}
 	return c.createSnapshotClasses(ctx, client)
+}
+
+func newObject(apiVersion, kind, name string, fields map[string]any) *unstructured.Unstructured {
+	o := &unstructured.Unstructured{Object: fields}
+	o.SetAPIVersion(apiVersion)
+	o.SetKind(kind)
+	o.SetName(name)
+	return o
 }
 
 func (c *Cluster) createSnapshotClasses(ctx context.Context, client dynamic.Interface) error {
 	name := c.SnapshotClass()
-	object := func(apiVersion, kind, name string, fields map[string]any) *unstructured.Unstructured {
-		o := &unstructured.Unstructured{Object: fields}
-		o.SetAPIVersion(apiVersion)
-		o.SetKind(kind)
-		o.SetName(name)
-		return o
-	}
-	driver := object("storage.k8s.io/v1", "CSIDriver", csi.Name, map[string]any{"spec": map[string]any{
+	driver := newObject("storage.k8s.io/v1", "CSIDriver", csi.Name, map[string]any{"spec": map[string]any{
 		"attachRequired": false, "podInfoOnMount": false, "fsGroupPolicy": "File", "volumeLifecycleModes": []any{"Persistent"},
 	}})
 	storage := func(name, mode string) *unstructured.Unstructured {
-		return object("storage.k8s.io/v1", "StorageClass", name, map[string]any{
+		return newObject("storage.k8s.io/v1", "StorageClass", name, map[string]any{
 			"provisioner": csi.Name, "reclaimPolicy": "Delete", "volumeBindingMode": mode,
 			"parameters": map[string]any{"csi.storage.k8s.io/fstype": "ext4"},
 		})
 	}
-	snapshots := object("snapshot.storage.k8s.io/v1", "VolumeSnapshotClass", name, map[string]any{"driver": csi.Name, "deletionPolicy": "Delete"})
+	snapshots := newObject("snapshot.storage.k8s.io/v1", "VolumeSnapshotClass", name, map[string]any{"driver": csi.Name, "deletionPolicy": "Delete"})
 	snapshots.SetAnnotations(map[string]string{"snapshot.storage.kubernetes.io/is-default-class": "true"})
-	groups := object("groupsnapshot.storage.k8s.io/v1", "VolumeGroupSnapshotClass", name, map[string]any{"driver": csi.Name, "deletionPolicy": "Delete"})
+	groups := newObject("groupsnapshot.storage.k8s.io/v1", "VolumeGroupSnapshotClass", name, map[string]any{"driver": csi.Name, "deletionPolicy": "Delete"})
 	groups.SetAnnotations(map[string]string{"groupsnapshot.storage.kubernetes.io/is-default-class": "true"})
-	for _, o := range []struct {
-		resource string
-		object   *unstructured.Unstructured
-	}{
+	return createAll(ctx, client, []newResource{
 		{"csidrivers", driver},
 		{"storageclasses", storage(name, "Immediate")},
 		{"storageclasses", storage(name+lateClass, "WaitForFirstConsumer")},
 		{"volumesnapshotclasses", snapshots},
 		{"volumegroupsnapshotclasses", groups},
-	} {
+	})
+}
+
+// newResource is an object that is to be made, and the plural of its kind.
+type newResource struct {
+	resource string
+	object   *unstructured.Unstructured
+}
+
+func createAll(ctx context.Context, client dynamic.Interface, all []newResource) error {
+	for _, o := range all {
 		if err := createNew(ctx, client, o.object.GroupVersionKind().GroupVersion().WithResource(o.resource), o.object); err != nil {
 			return err
 		}
@@ -199,7 +218,7 @@ func (c *Cluster) createSnapshotClasses(ctx context.Context, client dynamic.Inte
 }
 
 func createNew(ctx context.Context, client dynamic.Interface, resource schema.GroupVersionResource, o *unstructured.Unstructured) error {
-	_, err := client.Resource(resource).Create(ctx, o, metav1.CreateOptions{})
+	_, err := client.Resource(resource).Namespace(o.GetNamespace()).Create(ctx, o, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create %s %s: %w", o.GetKind(), o.GetName(), err)
 	}
@@ -207,37 +226,47 @@ func createNew(ctx context.Context, client dynamic.Interface, resource schema.Gr
 }
 
 // snapshotDefinitions are the files with the definitions of the kinds of
-// snapshots and group snapshots, in the cache of Go's modules.
-func snapshotDefinitions(ctx context.Context, root string) ([]string, error) {
-	out, err := goCommand(ctx, filepath.Join(root, sidecarModule), "mod", "download", "-json", "github.com/kubernetes-csi/external-snapshotter/client/v8")
-	if err != nil {
-		return nil, err
+// snapshots, of group snapshots and of the services that list their blocks, in
+// the cache of Go's modules.
+func snapshotDefinitions(ctx context.Context, root string) (all []string, err error) {
+	for _, of := range []struct{ in, module, files string }{
+		{sidecarModule, "github.com/kubernetes-csi/external-snapshotter/client/v8", "*snapshot.storage.k8s.io_*.yaml"},
+		{metadataModule, "github.com/kubernetes-csi/external-snapshot-metadata/client", "cbt.storage.k8s.io_*.yaml"},
+	} {
+		out, err := goCommand(ctx, filepath.Join(root, of.in), "mod", "download", "-json", of.module)
+		if err != nil {
+			return nil, err
+		}
+		var module struct{ Dir string }
+		if err := json.Unmarshal(out, &module); err != nil {
+			return nil, err
+		}
+		files, err := filepath.Glob(filepath.Join(module.Dir, "config", "crd", of.files))
+		if err == nil && len(files) == 0 {
+			err = fmt.Errorf("no definitions of kinds in %s", module.Dir)
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, files...)
 	}
-	var module struct{ Dir string }
-	if err := json.Unmarshal(out, &module); err != nil {
-		return nil, err
-	}
-	files, err := filepath.Glob(filepath.Join(module.Dir, "config", "crd", "*snapshot.storage.k8s.io_*.yaml"))
-	if err == nil && len(files) == 0 {
-		err = fmt.Errorf("no definitions of snapshots in %s", module.Dir)
-	}
-	return files, err
+	return all, nil
 }
 
-// buildSidecars makes the programs of the sidecars' module where one is
-// missing: its sources are pinned, they do not change under them.
+// buildSidecars makes the sidecars that are missing: their sources are pinned,
+// they do not change under them.
 func buildSidecars(ctx context.Context, root string, log io.Writer) error {
-	bin := filepath.Join(root, "bin")
-	missing := slices.DeleteFunc(slices.Clone(sidecars), func(name string) bool { return exists(filepath.Join(bin, name)) })
-	if len(missing) == 0 {
-		return nil
+	for _, s := range sidecars {
+		target := filepath.Join(root, "bin", s.name)
+		if exists(target) {
+			continue
+		}
+		fmt.Fprintf(log, "building %s (the first time some minutes on two cores)\n", s.name)
+		if _, err := goCommand(ctx, filepath.Join(root, s.module), "build", "-ldflags", "-s -w", "-o", target, s.source); err != nil {
+			return err
+		}
 	}
-	fmt.Fprintf(log, "building %s (the first time some minutes on two cores)\n", strings.Join(missing, ", "))
-	_, err := goCommand(ctx, filepath.Join(root, sidecarModule), "build", "-ldflags", "-s -w", "-o", bin+string(filepath.Separator),
-		"github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner",
-		"github.com/kubernetes-csi/external-snapshotter/v8/cmd/csi-snapshotter",
-		"github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller")
-	return err
+	return nil
 }
 
 // driverRegistered tells whether the kubelet knows the CSI driver.

@@ -18,7 +18,7 @@ type state struct {
 	Processes map[string]*process `json:"processes"`
 }
 
-// ports are TCP ports on 127.0.0.1.
+// ports are TCP ports on 127.0.0.1; Metadata is one on every address.
 type ports struct {
 	EtcdClient        int `json:"etcdClient"`
 	EtcdPeer          int `json:"etcdPeer"`
@@ -26,6 +26,8 @@ type ports struct {
 	ControllerManager int `json:"controllerManager"`
 	Scheduler         int `json:"scheduler"`
 	Kubelet           int `json:"kubelet"`
+	Metadata          int `json:"metadata"`
+	MetadataHealth    int `json:"metadataHealth"`
 }
 
 func readState(path string) (*state, error) {

@@ -29,6 +29,7 @@ type testDriver struct {
 	spec.ControllerClient
 	spec.GroupControllerClient
 	spec.NodeClient
+	spec.SnapshotMetadataClient
 	stop func()
 }
 
@@ -75,6 +76,7 @@ func (d *testDriver) start() {
 	}
 	d.IdentityClient, d.ControllerClient = spec.NewIdentityClient(conn), spec.NewControllerClient(conn)
 	d.GroupControllerClient, d.NodeClient = spec.NewGroupControllerClient(conn), spec.NewNodeClient(conn)
+	d.SnapshotMetadataClient = spec.NewSnapshotMetadataClient(conn)
 	if _, err := d.Probe(d.t.Context(), &spec.ProbeRequest{}, grpc.WaitForReady(true)); err != nil {
 		d.t.Fatal(err)
 	}

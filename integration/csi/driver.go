@@ -14,6 +14,9 @@
 // reflinks and thaws, so that no volume has what another one lacks. A second
 // process thaws when the first one dies in between.
 //
+// Of a block volume's snapshot, it lists where there is data: the holes of a
+// file are known.
+//
 // Everything that the driver knows is in files of the pool, written as a
 // whole: it may be ended and started again at any moment. The file of its
 // knobs (see Knobs) is read at each call, so that tests can make it slow,
@@ -21,10 +24,10 @@
 //
 // What it does not do: other machines (a volume can be used in any access
 // mode, by pods of its one node), expansion of existing claims, capacity
-// (volumes may promise more than the disk has), encryption, statistics. Of
-// block volumes in a group, nothing holds back the writers: their reflinks
-// are made one after another, milliseconds apart, while the filesystems of the
-// group are frozen.
+// (volumes may promise more than the disk has), encryption, statistics, the
+// difference of two snapshots. Of block volumes in a group, nothing holds back
+// the writers: their reflinks are made one after another, milliseconds apart,
+// while the filesystems of the group are frozen.
 package csi
 
 import (
@@ -69,6 +72,7 @@ type driver struct {
 	spec.UnimplementedControllerServer
 	spec.UnimplementedGroupControllerServer
 	spec.UnimplementedNodeServer
+	spec.UnimplementedSnapshotMetadataServer
 
 	pool  *pool
 	knobs string
@@ -90,6 +94,7 @@ func Run(ctx context.Context, o Options) error {
 	spec.RegisterControllerServer(server, d)
 	spec.RegisterGroupControllerServer(server, d)
 	spec.RegisterNodeServer(server, d)
+	spec.RegisterSnapshotMetadataServer(server, d)
 	listener, err := listen(o.Socket)
 	if err != nil {
 		return err
@@ -189,6 +194,7 @@ func (d *driver) GetPluginCapabilities(context.Context, *spec.GetPluginCapabilit
 	for _, t := range []spec.PluginCapability_Service_Type{
 		spec.PluginCapability_Service_CONTROLLER_SERVICE,
 		spec.PluginCapability_Service_GROUP_CONTROLLER_SERVICE,
+		spec.PluginCapability_Service_SNAPSHOT_METADATA_SERVICE,
 	} {
 		r.Capabilities = append(r.Capabilities, &spec.PluginCapability{Type: &spec.PluginCapability_Service_{Service: &spec.PluginCapability_Service{Type: t}}})
 	}

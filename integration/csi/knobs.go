@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	spec "github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -40,6 +41,53 @@ type Knobs struct {
 	DeleteSnapshotError string `json:"deleteSnapshotError,omitempty"`
 	// StageError is answered instead of mounting a volume for a pod.
 	StageError string `json:"stageError,omitempty"`
+	// MetadataError is answered instead of listing the allocated ranges of a
+	// snapshot.
+	MetadataError string `json:"metadataError,omitempty"`
+	// MetadataBlock lists them in blocks of this length instead of as long as
+	// they are. Snapshots are multiples of it.
+	MetadataBlock int64 `json:"metadataBlock,omitempty"`
+	// MetadataRanges is after how many ranges a call breaks off; the next one
+	// goes on. MetadataEnd is the byte at which every call does.
+	MetadataRanges int   `json:"metadataRanges,omitempty"`
+	MetadataEnd    int64 `json:"metadataEnd,omitempty"`
+	// MetadataWrong makes a listing wrong: see spoil.
+	MetadataWrong string `json:"metadataWrong,omitempty"`
+}
+
+// What a listing of allocated ranges can be, wrongly.
+const (
+	WrongOrder  = "Order"  // the last range comes first
+	WrongBeyond = "Beyond" // the last range ends behind the volume
+	WrongEmpty  = "Empty"  // a range has no bytes
+	WrongType   = "Type"   // it does not say of which kind it is
+	WrongNone   = "None"   // nothing is said to be allocated
+)
+
+// spoil makes a message of a listing wrong.
+func (k Knobs) spoil(m *spec.GetMetadataAllocatedResponse) {
+	n := len(m.BlockMetadata)
+	switch {
+	case k.MetadataWrong == WrongType:
+		m.BlockMetadataType = spec.BlockMetadataType_UNKNOWN
+	case n == 0:
+	case k.MetadataWrong == WrongOrder:
+		m.BlockMetadata = append(m.BlockMetadata[n-1:], m.BlockMetadata[:n-1]...)
+	case k.MetadataWrong == WrongBeyond:
+		m.BlockMetadata[n-1].SizeBytes = m.VolumeCapacityBytes
+	case k.MetadataWrong == WrongEmpty:
+		m.BlockMetadata[0].SizeBytes = 0
+	case k.MetadataWrong == WrongNone:
+		m.BlockMetadata = nil
+	}
+}
+
+// breaks is the error with which a listing ends before a range.
+func (k Knobs) breaks(x extent, sent int) error {
+	if k.MetadataRanges > 0 && sent == k.MetadataRanges || k.MetadataEnd > 0 && x.at+x.size > k.MetadataEnd {
+		return status.Error(codes.Unavailable, "the array was switched off")
+	}
+	return nil
 }
 
 // KnobsFile is where a driver with this directory reads its knobs.
