@@ -24,6 +24,10 @@ type CaptureOptions struct {
 	// CutAt is the moment that the data stands still at, as for a snapshot;
 	// zero means that the volume is read as it is now.
 	CutAt time.Time
+	// Allocated, if set, is asked once what of a device holds data; the rest is
+	// not read. Where it fails, or says what cannot be true, all is read, and
+	// Whole of the result says why.
+	Allocated func(context.Context) (volume.Allocated, error)
 	// Workers is how many files are read at once; 0 means twice the number of
 	// processors, and at least four.
 	Workers int
@@ -63,6 +67,7 @@ type captured struct {
 	read   int64
 	known  object.ID
 	block  bool
+	whole  string
 }
 
 func (r *Repository) capture(ctx context.Context, o CaptureOptions, read func(context.Context, context.CancelCauseFunc, *relay) (captured, error)) (VolumeResult, VolumePart, error) {
@@ -84,7 +89,7 @@ func (r *Repository) capture(ctx context.Context, o CaptureOptions, read func(co
 	}
 	part := partOf(o.Line, c)
 	result := VolumeResult{
-		Snapshot: part.Snapshot, Files: part.Files, Bytes: part.Bytes, Read: c.read, Stored: stored.Load(),
+		Snapshot: part.Snapshot, Files: part.Files, Bytes: part.Bytes, Read: c.read, Stored: stored.Load(), Whole: c.whole,
 	}
 	result.say(c.issues)
 	return result, part, nil

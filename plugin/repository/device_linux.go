@@ -23,8 +23,9 @@ func captureDevice(ctx context.Context, cancel context.CancelCauseFunc, r *relay
 		return captured{}, err
 	}
 	defer d.Close()
+	checked, whole := limit(ctx, d, o)
 	t := newTreeWriter(ctx, cancel, r)
-	c := captured{block: true, totals: volume.Totals{Entries: 2, Files: 1, Bytes: d.Size()}}
+	c := captured{block: true, whole: whole, totals: volume.Totals{Entries: 2, Files: 1, Bytes: d.Size()}}
 	dir := &volume.Entry{Type: volume.Dir, Mode: 0o700}
 	file := &volume.Entry{Path: volume.DeviceName, Type: volume.File, Mode: 0o600, Size: d.Size()}
 	err = t.other(dir)
@@ -33,7 +34,7 @@ func captureDevice(ctx context.Context, cancel context.CancelCauseFunc, r *relay
 		de.FileSize = d.Size()
 		w := &deviceWriter{store: t.store, d: d, o: o, length: int64(blockLength(d.Size()))}
 		if de.ObjectID, err = w.run(ctx); err == nil {
-			c.read = w.read.Load()
+			c.read = checked + w.read.Load()
 			t.root.entries = append(t.root.entries, de)
 			err = t.note(file, de, w.holes.list)
 		}
@@ -50,6 +51,22 @@ func captureDevice(ctx context.Context, cancel context.CancelCauseFunc, r *relay
 	}
 	c.root = root
 	return c, err
+}
+
+// limit bounds what is read of a device by what its storage says to be allocated.
+// whole says why that could not be, where it was asked for: then all is read.
+func limit(ctx context.Context, d *volume.Device, o CaptureOptions) (read int64, whole string) {
+	if o.Allocated == nil {
+		return 0, ""
+	}
+	a, err := o.Allocated(ctx)
+	if err == nil {
+		read, err = d.Limit(a)
+	}
+	if err != nil {
+		whole = err.Error()
+	}
+	return read, whole
 }
 
 // deviceWriter stores the blocks of a device, several at once.

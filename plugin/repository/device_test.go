@@ -5,6 +5,7 @@ package repository_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -148,6 +149,65 @@ func TestDeviceCostsWhatIsWrittenToIt(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, int64(size), report.Bytes)
 	requireSameImage(t, src, by, size)
+}
+
+// TestDevicesByWhatIsAllocated: a device of which only what is allocated is read
+// is stored as one that is read as a whole, to the same object; where what is
+// said of it cannot be true, or nothing is said, it is read as a whole.
+func TestDevicesByWhatIsAllocated(t *testing.T) {
+	m := initialized(t, &repositorytest.Memory{})
+	r := repositorytest.Open(t, at(m), repository.OpenOptions{})
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 1))
+	for n := range 5 {
+		size := 16<<20 + random.Int64N(32<<20)
+		listed := volume.Allocated{Size: size}
+		places := map[int64]int{}
+		for at := random.Int64N(4 << 20); at < size; at += 1 + random.Int64N(6<<20) {
+			length := min(1+random.Int64N(3<<20), size-at)
+			places[at] = int(length)
+			listed.Extents = append(listed.Extents, volume.Extent{Offset: at, Length: length})
+			at += length
+		}
+		// A device tells no holes, and neither does this image.
+		src := filepath.Join(t.TempDir(), "src")
+		require.NoError(t, os.WriteFile(src, make([]byte, size), 0o600))
+		f, err := os.OpenFile(src, os.O_RDWR, 0)
+		require.NoError(t, err)
+		for at, n := range places {
+			noise(t, f, at, n)
+		}
+		require.NoError(t, f.Close())
+
+		options := repository.CaptureOptions{Line: blockLine, Allocated: func(context.Context) (volume.Allocated, error) { return listed, nil }}
+		bounded, part, err := r.CaptureDevice(t.Context(), src, options)
+		require.NoError(t, err)
+		require.Empty(t, bounded.Whole)
+		whole, all, err := r.CaptureDevice(t.Context(), src, repository.CaptureOptions{Line: blockLine})
+		require.NoError(t, err)
+		require.Equal(t, all, part)
+		require.Equal(t, size, whole.Read)
+		require.Less(t, whole.Stored, int64(4<<10), "nothing is stored again")
+
+		for why, said := range map[string]func() (volume.Allocated, error){
+			"the array is off":     func() (volume.Allocated, error) { return listed, errors.New("the array is off") },
+			"where none is listed": func() (volume.Allocated, error) { return volume.Allocated{Size: size}, nil },
+			"and the device has": func() (volume.Allocated, error) {
+				return volume.Allocated{Size: size + 1, Extents: []volume.Extent{{Offset: size, Length: 1}}}, nil
+			},
+			"is listed after byte ": func() (volume.Allocated, error) {
+				return volume.Allocated{Size: size, Extents: []volume.Extent{{Offset: 9, Length: size}}}, nil
+			},
+		} {
+			options.Allocated = func(context.Context) (volume.Allocated, error) { return said() }
+			result, again, err := r.CaptureDevice(t.Context(), src, options)
+			require.NoError(t, err)
+			require.Contains(t, result.Whole, why, "%d", n)
+			require.GreaterOrEqual(t, result.Read, size)
+			require.Equal(t, all, again)
+		}
+	}
 }
 
 func TestDevicesOfOddSizes(t *testing.T) {

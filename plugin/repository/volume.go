@@ -27,6 +27,8 @@ type VolumeResult struct {
 	Read int64 `json:"read"`
 	// Stored is what it added to the remote, in bytes.
 	Stored int64 `json:"stored"`
+	// Whole says why all of a device was read, where that was to be avoided.
+	Whole string `json:"whole,omitempty"`
 	// Unreadable counts the paths whose content is missing or in doubt.
 	Unreadable int `json:"unreadable,omitempty"`
 	// Issues has a sentence for each path that changed, vanished or could not

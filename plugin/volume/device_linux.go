@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"runtime"
 	"sync"
@@ -20,6 +21,9 @@ type Device struct {
 	path  string
 	size  int64
 	block bool
+	// limited says that only these extents hold data.
+	limited bool
+	extents []Extent
 }
 
 // OpenDevice opens a device or an image. Opening one for writing fails where
@@ -88,9 +92,17 @@ func (d *Device) Sync() error {
 }
 
 // Data calls each for the stretches that may hold data, in order, without the
-// holes that the file system of an image knows. Of a block device nobody knows
-// them, so it is one stretch.
+// holes that the file system of an image knows. A block device does not tell
+// its holes: it is one stretch, unless Limit said where it holds data.
 func (d *Device) Data(each func(Extent) error) error {
+	if d.limited {
+		for _, x := range d.extents {
+			if err := each(x); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	for at := int64(0); at < d.size; {
 		data, err := unix.Seek(int(d.f.Fd()), at, unix.SEEK_DATA)
 		if err == unix.ENXIO {
@@ -112,6 +124,65 @@ func (d *Device) Data(each func(Extent) error) error {
 		at = max(hole, data)
 	}
 	return nil
+}
+
+const (
+	// samples is how many stretches of a device are read of what is said to
+	// hold nothing, and sampleSize how long each is.
+	samples    = 64
+	sampleSize = 64 << 10
+)
+
+// Limit makes Data tell only what a storage system says to be allocated, and
+// returns how many bytes were read to check that. An error says why that cannot
+// be true of this device, which stays as it was: it is out of order, or not all
+// zeros where nothing is said to be. Not all is looked at; what a listing leaves
+// out at large is found.
+func (d *Device) Limit(a Allocated) (read int64, err error) {
+	extents, err := a.of(d.size)
+	if err != nil {
+		return 0, err
+	}
+	b := make([]byte, sampleSize)
+	for _, at := range sample(gaps(extents, d.size)) {
+		n, err := d.f.ReadAt(b[:min(at.Length, sampleSize)], at.Offset)
+		read += int64(n)
+		if err != nil {
+			return read, fmt.Errorf("read device %s at byte %d: %w", d.path, at.Offset, err)
+		}
+		if !IsZero(b[:n]) {
+			return read, fmt.Errorf("there is data at byte %d, where none is listed", at.Offset)
+		}
+	}
+	d.limited, d.extents = true, extents
+	return read, nil
+}
+
+// sample picks stretches of the gaps: the first and the last bytes, where file
+// systems keep what describes them, the first of each gap as long as there are
+// few, and others at random.
+func sample(gaps []Extent) []Extent {
+	if len(gaps) == 0 {
+		return nil
+	}
+	last := gaps[len(gaps)-1]
+	picked := []Extent{{last.Offset + max(0, last.Length-sampleSize), min(last.Length, sampleSize)}}
+	picked = append(picked, gaps[:min(len(gaps), samples/2)]...)
+	var total int64
+	for _, g := range gaps {
+		total += g.Length
+	}
+	for len(picked) < samples {
+		at := rand.Int64N(total)
+		for _, g := range gaps {
+			if at < g.Length {
+				picked = append(picked, Extent{g.Offset + at, g.Length - at})
+				break
+			}
+			at -= g.Length
+		}
+	}
+	return picked
 }
 
 // Zero makes a stretch read as zeros: by giving the space back or by whatever
