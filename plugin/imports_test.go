@@ -24,6 +24,7 @@ var importTable = map[string][]string{
 		"plugin/restore", "plugin/rewrite", "plugin/selector", "plugin/snapshot", "plugin/source", "plugin/ui", "plugin/volume", "spec/recipes", "spec/v1alpha1",
 	},
 	"plugin/argocd": {"plugin/kube", "plugin/object", "spec/v1alpha1"},
+	"plugin/blocks": {"plugin/volume"},
 	"plugin/capture": {
 		"plugin/freeze", "plugin/graph", "plugin/kube", "plugin/mover", "plugin/object", "plugin/plan", "plugin/repository", "plugin/snapshot",
 		"plugin/volume", "spec/v1alpha1",
@@ -33,7 +34,7 @@ var importTable = map[string][]string{
 	"plugin/freeze":                    {"plugin/kube", "spec/recipes", "spec/v1alpha1"},
 	"plugin/graph":                     {"plugin/object", "spec/v1alpha1"},
 	"plugin/kube":                      {"plugin/object", "spec/v1alpha1"},
-	"plugin/mover":                     {"plugin/kube", "plugin/object", "plugin/snapshot", "spec/v1alpha1"},
+	"plugin/mover":                     {"plugin/blocks", "plugin/kube", "plugin/object", "plugin/snapshot", "spec/v1alpha1"},
 	"plugin/object":                    {"spec/v1alpha1"},
 	"plugin/plan":                      {"plugin/graph", "plugin/kube", "plugin/object", "plugin/selector", "plugin/snapshot", "spec/recipes", "spec/v1alpha1"},
 	"plugin/remote":                    {"spec/v1alpha1"},
@@ -59,6 +60,7 @@ var soleImporters = map[string]string{
 	"github.com/rclone/rclone":                     "plugin/remote",
 	"github.com/argoproj/argo-cd/gitops-engine/v3": "plugin/argocd",
 	"github.com/go-git/go-git/v5":                  "plugin/source",
+	"google.golang.org/grpc":                       "plugin/blocks",
 	"github.com/vbauerster/mpb/v8":                 "plugin/ui",
 	"k8s.io/apiserver":                             "plugin/selector",
 }

@@ -136,6 +136,9 @@ func (o *moverTaskOptions) capture(ctx context.Context, repo *repository.Reposit
 		}
 		options.CutAt = at
 	}
+	if task.Blocks != nil {
+		options.Allocated = task.Blocks.Allocated
+	}
 	var found repository.VolumeResult
 	var part repository.VolumePart
 	var err error
@@ -149,7 +152,7 @@ func (o *moverTaskOptions) capture(ctx context.Context, repo *repository.Reposit
 	}
 	result := mover.Result{
 		Files: found.Files, Bytes: found.Bytes, Read: found.Read, Stored: found.Stored,
-		Lost: found.Unreadable, Issues: found.Issues,
+		Whole: found.Whole, Lost: found.Unreadable, Issues: found.Issues,
 	}
 	result.Part, err = json.Marshal(part)
 	return result, err

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -45,7 +46,8 @@ func (r *run) forbidden() string {
 // byJob carries a volume by a Job that mounts the claim and writes to the
 // remote itself. node is the only one where it can be mounted, or empty. Where
 // it returns a reason instead of an error, the bytes have to come as a stream.
-func (r *run) byJob(ctx context.Context, line *v1alpha1.VolumeLine, claim, node string, like *corev1.PodSpec) (reason string, err error) {
+// from is the snapshot that the claim was made from, or empty.
+func (r *run) byJob(ctx context.Context, line *v1alpha1.VolumeLine, claim, from, node string, like *corev1.PodSpec) (reason string, err error) {
 	if reason = r.forbidden(); reason != "" {
 		if r.Transport.Required {
 			return "", fmt.Errorf("spec.mover.transport is Job, and no Job can be used: %s", reason)
@@ -61,6 +63,12 @@ func (r *run) byJob(ctx context.Context, line *v1alpha1.VolumeLine, claim, node 
 		if request.Task.Previous, err = json.Marshal(last); err != nil {
 			return "", err
 		}
+	}
+	if from != "" && line.VolumeMode == "Block" {
+		if request.Blocks, _, err = r.support.Blocks(ctx, r.Plan.Cluster, line.Driver); err != nil {
+			return "", fmt.Errorf("find out what lists the blocks of snapshots: %w", err)
+		}
+		request.Snapshot = from
 	}
 	add, done := func(int64) {}, func(error) {}
 	if r.Progress != nil {
@@ -101,6 +109,9 @@ func (r *run) byJob(ctx context.Context, line *v1alpha1.VolumeLine, claim, node 
 	}
 	if result.Attempts > 1 {
 		line.Attempts = result.Attempts
+	}
+	if result.Whole != "" {
+		line.Reason += "; all of the device was read: " + oneLine(errors.New(result.Whole))
 	}
 	line.Node = cmp.Or(result.Node, line.Node)
 	r.carrier.saved(line, MethodJob, &repository.VolumeResult{

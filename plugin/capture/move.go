@@ -99,7 +99,7 @@ func (r *run) move(ctx context.Context, u *unit, line *v1alpha1.VolumeLine) (err
 		if line.Ref.Kind != "PersistentVolumeClaim" {
 			return r.carrier.move(ctx, line, r.carrier.ways(line)) // only its pod has it
 		}
-		return r.carry(ctx, line, line.Ref.Name, line.Node, nil, r.carrier.ways(line))
+		return r.carry(ctx, line, line.Ref.Name, "", line.Node, nil, r.carrier.ways(line))
 	}
 	// Each as soon as it can go, since snapshots cost space while they are there;
 	// what does not go now is tried again, and told, at the end of the run.
@@ -109,7 +109,7 @@ func (r *run) move(ctx context.Context, u *unit, line *v1alpha1.VolumeLine) (err
 		return err
 	}
 	like := r.tolerant(ctx, line)
-	return r.carry(ctx, line, claim, "", like, r.carrier.waysFrom(claim, like))
+	return r.carry(ctx, line, claim, u.cut.Snapshot(line.Ref), "", like, r.carrier.waysFrom(claim, like))
 }
 
 // tolerant bears what the pod bears that uses a volume: storage may be only
@@ -126,10 +126,10 @@ func (r *run) tolerant(ctx context.Context, line *v1alpha1.VolumeLine) *corev1.P
 }
 
 // carry moves the bytes of a claim by a Job or, where that cannot be, as a
-// stream. node is the only one where it can be mounted, or empty; like is a pod
-// that can run where it is.
-func (r *run) carry(ctx context.Context, line *v1alpha1.VolumeLine, claim, node string, like *corev1.PodSpec, ways []way) error {
-	reason, err := r.byJob(ctx, line, claim, node, like)
+// stream. from is the snapshot that it was made from, or empty, node the only one
+// where it can be mounted, or empty; like is a pod that can run where it is.
+func (r *run) carry(ctx context.Context, line *v1alpha1.VolumeLine, claim, from, node string, like *corev1.PodSpec, ways []way) error {
+	reason, err := r.byJob(ctx, line, claim, from, node, like)
 	if reason == "" || err != nil {
 		return err
 	}

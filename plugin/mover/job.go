@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
+	"github.com/kubectl-backup/kubectl-backup/plugin/snapshot"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
@@ -45,6 +46,10 @@ type JobRequest struct {
 	// pod can run.
 	Like *corev1.PodSpec
 	Task Task
+	// Blocks lists which blocks of Snapshot, the VolumeSnapshot that the claim was
+	// made from, hold data; nil where nobody does.
+	Blocks   *snapshot.BlockService
+	Snapshot string
 }
 
 func (r *JobRequest) retries() int {
@@ -163,6 +168,13 @@ func (r *JobRequest) metadata(name string) metav1.ObjectMeta {
 	return m
 }
 
+// owned is the metadata of what goes with the Job of the same name.
+func (r *JobRequest) owned(name, jobUID string) metav1.ObjectMeta {
+	m, yes := r.metadata(name), true
+	m.OwnerReferences = []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: name, UID: types.UID(jobUID), Controller: &yes}}
+	return m
+}
+
 // secret holds the task. It belongs to the Job and goes with it.
 func (r *JobRequest) secret(name, jobUID string) (*corev1.Secret, error) {
 	task, err := json.Marshal(r.Task)
@@ -171,10 +183,9 @@ func (r *JobRequest) secret(name, jobUID string) (*corev1.Secret, error) {
 	}
 	yes := true
 	s := &corev1.Secret{
-		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: r.metadata(name),
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: r.owned(name, jobUID),
 		Immutable: &yes, Type: corev1.SecretTypeOpaque, Data: map[string][]byte{"task.json": task},
 	}
-	s.OwnerReferences = []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "Job", Name: name, UID: types.UID(jobUID), Controller: &yes}}
 	maps.Copy(s.Data, r.Task.Files)
 	return s, nil
 }

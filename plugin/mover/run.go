@@ -111,6 +111,16 @@ func (r *JobRequest) attempt(ctx context.Context, c *kube.Cluster, left time.Dur
 	if err != nil {
 		return result, refused("create a Job for the mover in %s: %s", r.Namespace, err)
 	}
+	var note string // about how it was asked which blocks hold data
+	if r.Blocks != nil {
+		var unasked error
+		if r.Task.Blocks, note, unasked = r.source(ctx, c, name, made.UID); unasked != nil {
+			note = unasked.Error()
+		}
+		if ctx.Err() != nil {
+			return result, context.Cause(ctx)
+		}
+	}
 	secret, err := r.secret(name, made.UID)
 	if err != nil {
 		return result, err
@@ -134,7 +144,14 @@ func (r *JobRequest) attempt(ctx context.Context, c *kube.Cluster, left time.Dur
 	case err != nil:
 		return result, refused("the mover does not start: %s", err)
 	}
-	return outcome(ended)
+	result, err = outcome(ended)
+	switch {
+	case r.Blocks != nil && r.Task.Blocks == nil:
+		result.Whole = note
+	case result.Whole != "" && note != "":
+		result.Whole += " (" + note + ")"
+	}
+	return result, err
 }
 
 // awaitPod waits until the cluster has made the Job's pod, and returns its name.

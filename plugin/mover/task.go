@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/kubectl-backup/kubectl-backup/plugin/blocks"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
@@ -45,6 +46,9 @@ type Task struct {
 	// Previous is the part (plugin/repository's VolumePart) of an earlier backup
 	// of the same volume, or nothing.
 	Previous json.RawMessage `json:"previous,omitempty"`
+	// Blocks is where it is listed which blocks of a device hold data, if
+	// anywhere.
+	Blocks *blocks.Source `json:"blocks,omitempty"`
 	// Part is the part that is restored.
 	Part json.RawMessage `json:"part,omitempty"`
 }
@@ -97,6 +101,9 @@ type Result struct {
 	Bytes  int64 `json:"bytes,omitempty"`
 	Read   int64 `json:"read,omitempty"`
 	Stored int64 `json:"stored,omitempty"`
+	// Whole says why all of a device was read although it was to be asked which
+	// blocks hold data.
+	Whole string `json:"whole,omitempty"`
 	// Lost counts the paths whose content is missing or in doubt.
 	Lost int `json:"lost,omitempty"`
 	// Issues are the first of the issues; the repository has them all.
@@ -112,6 +119,13 @@ type Result struct {
 // longestMessage is what Kubernetes keeps of a termination message, in bytes.
 const longestMessage = 4096
 
+// longestSentence is what one sentence is cut to, in bytes, where not all fits.
+const longestSentence = 1000
+
+func cut(sentence string) string {
+	return string(bytes.ToValidUTF8([]byte(sentence[:longestSentence]), nil)) + " ..."
+}
+
 // Encode makes a result fit into a termination message.
 func (r Result) Encode() []byte {
 	for {
@@ -124,8 +138,10 @@ func (r Result) Encode() []byte {
 			r = Result{Fault: Broken, Error: "encode the result: " + err.Error()}
 		case len(r.Issues) > 0:
 			r.Issues = r.Issues[:len(r.Issues)-1]
-		case len(r.Error) > 1000:
-			r.Error = string(bytes.ToValidUTF8([]byte(r.Error[:1000]), nil)) + " ..."
+		case len(r.Error) > longestSentence:
+			r.Error = cut(r.Error)
+		case len(r.Whole) > longestSentence:
+			r.Whole = cut(r.Whole)
 		default:
 			r = Result{Fault: Broken, Error: fmt.Sprintf("the result has %d bytes, and %d is what a mover can say", len(b), longestMessage)}
 		}

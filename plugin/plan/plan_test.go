@@ -14,8 +14,10 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/graph"
+	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
 	"github.com/kubectl-backup/kubectl-backup/plugin/selector"
+	"github.com/kubectl-backup/kubectl-backup/plugin/snapshot"
 	"github.com/kubectl-backup/kubectl-backup/spec/recipes"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
@@ -31,6 +33,14 @@ func (c classes) Class(driver, wanted string) (string, error) {
 
 func (c classes) GroupClass(driver, wanted string) (string, error) {
 	return chosen("VolumeGroupSnapshotClass", c.grouped, driver, wanted)
+}
+
+// Blocks are listed by reef's driver.
+func (c classes) Blocks(_ context.Context, _ *kube.Cluster, driver string) (*snapshot.BlockService, string, error) {
+	if driver == "reef.example.org" {
+		return &snapshot.BlockService{}, "", nil
+	}
+	return nil, "driver " + driver + " has no SnapshotMetadataService", nil
 }
 
 func chosen(kind string, of map[string]string, driver, wanted string) (string, error) {

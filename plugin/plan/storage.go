@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
 	"github.com/kubectl-backup/kubectl-backup/plugin/snapshot"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
@@ -18,6 +19,9 @@ import (
 type snapshotClasses interface {
 	Class(driver, wanted string) (string, error)
 	GroupClass(driver, wanted string) (string, error)
+	// Blocks is where a driver lists which blocks of a snapshot hold data, or why
+	// nowhere.
+	Blocks(ctx context.Context, c *kube.Cluster, driver string) (*snapshot.BlockService, string, error)
 }
 
 // readStorage finds out what the claims of the groups are made of, and what
@@ -99,4 +103,16 @@ func (inv *inventory) snapshotOf(c *claim, rule v1alpha1.VolumeRule) (driver, cl
 		return d.driver, "", noImage
 	}
 	return d.driver, class, ""
+}
+
+// howMuch says how much of a device is read from a snapshot of it.
+func (inv *inventory) howMuch(ctx context.Context, driver string) (string, error) {
+	service, reason, err := inv.classes.Blocks(ctx, inv.r.Cluster, driver)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("find out what lists the blocks of snapshots: %w", err)
+	case service == nil:
+		return "all of the device is read: " + reason, nil
+	}
+	return "a Job reads only the blocks that hold data, as the driver lists them", nil
 }

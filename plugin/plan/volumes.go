@@ -123,6 +123,13 @@ func (inv *inventory) claimLine(ctx context.Context, c *claim, users []*pod) (v1
 			line.Outcome, line.Method, line.Cut, line.SnapshotClass = v1alpha1.OutcomeInclude, v1alpha1.MethodSnapshot, cutSnapshot, class
 			line.Reason = fmt.Sprintf("%s: a snapshot by driver %s with class %s", r.name, line.Driver, class)
 			inv.wantedGroupClass[keyOf(&line)] = r.rule.GroupSnapshotClass
+			if line.VolumeMode == "Block" && inv.r.Policy.Spec.Mover.Transport != v1alpha1.TransportStream {
+				how, err := inv.howMuch(ctx, line.Driver)
+				if err != nil {
+					return line, err
+				}
+				line.Reason += "; " + how
+			}
 		case r.method == v1alpha1.MethodSnapshot:
 			line.Outcome, line.Reason = v1alpha1.OutcomeFailed, r.name+" says Snapshot, but "+reason
 		default:

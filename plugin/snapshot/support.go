@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
@@ -46,6 +47,9 @@ type Support struct {
 	groupSnapshots, groupContents kube.Kind
 
 	reason, groupReason string // why there are none, where that is so
+
+	asking sync.Mutex
+	blocks map[string]blocks // by driver
 }
 
 // Class is a VolumeSnapshotClass or a VolumeGroupSnapshotClass.

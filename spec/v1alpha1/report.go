@@ -137,8 +137,8 @@ type VolumeLine struct {
 	// Snapshot is the id in the repository, once saved.
 	Snapshot string `json:"snapshot,omitempty"`
 	// Files and Bytes count what it holds; Read is what was read of it, less
-	// where files are known from an earlier backup; Stored is what it added to
-	// the remote.
+	// where files are known from an earlier backup, or the storage lists which
+	// blocks hold data; Stored is what it added to the remote.
 	Files  int64 `json:"files,omitempty"`
 	Bytes  int64 `json:"bytes,omitempty"`
 	Read   int64 `json:"read,omitempty"`
