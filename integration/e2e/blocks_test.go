@@ -79,6 +79,36 @@ func TestDeviceReadByItsBlocks(t *testing.T) {
 	require.Equal(t, deviceSum(t, ns, "disk"), deviceSum(t, to, "disk"))
 }
 
+// TestDeviceReadWhole: where nothing lists its blocks, plan and report say so;
+// where the list fails, the report does.
+func TestDeviceReadWhole(t *testing.T) {
+	s := reachable(t)
+	ns := namespace(t, "wholly")
+	const size = 64
+	deviceClaim(t, ns, "disk", size)
+	scatter(t, ns, "disk", size, 2, 1)
+	f := spec(t, everything(ns), s.document())
+	read := func(says string) {
+		t.Helper()
+		d, r := document(t, "run", "-f", f)
+		require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, d.Volumes)
+		line := volumeOf(t, d, "disk")
+		require.Equal(t, []string{"Job", "Snapshot"}, []string{line.Method, line.Cut}, line.Reason)
+		require.Contains(t, line.Reason, says)
+		require.GreaterOrEqual(t, line.Read, int64(size)<<20)
+		noTraces(t, ns)
+		accountsGone(t, ns)
+	}
+	turn(t, csi.Knobs{MetadataError: "the array keeps no lists"})
+	read("a Job reads only the blocks that hold data, as the driver lists them; all of the device was read: service at ")
+	takeAway(t, "snapshotmetadataservice", csi.Name)
+	const none = "all of the device is read: driver " + csi.Name + " has no SnapshotMetadataService"
+	plan, r := document(t, "plan", "-f", f)
+	require.Equal(t, 0, r.code, r.stderr)
+	require.Contains(t, volumeOf(t, plan, "disk").Reason, none)
+	read(none)
+}
+
 // aSnapshot makes a claim from a snapshot of a device, as a cut does, and a
 // request for a Job that reads it.
 func (s *inReach) aSnapshot(ns string, size int) mover.JobRequest {
