@@ -38,6 +38,10 @@ type carrier interface {
 // steps are what is measured, in order.
 var steps = []string{"first backup", "unchanged", "1 % changed", "restore"}
 
+// again is how often in a turn a step is taken that is over in a moment, and
+// that another time finds as it was.
+var again = map[string]int{"unchanged": 5}
+
 // movers compares the program that runs in a mover's Job with the stock kopia
 // and restic programs, all with their own defaults, on the same files: what
 // each stores, and what it reads back, on a local folder and on an S3 server
@@ -114,8 +118,8 @@ func (m *moverBench) run(ctx context.Context) error {
 	return nil
 }
 
-// turn takes every step once with every program, one program after the other
-// within a step, and another one first in each turn.
+// turn takes every step with every program, one program after the other within
+// a step, and another one first in each turn.
 func (m *moverBench) turn(ctx context.Context, turn int, taken map[string]map[string][]usage) (err error) {
 	dir := filepath.Join(m.scratch, "movers")
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
@@ -136,29 +140,36 @@ func (m *moverBench) turn(ctx context.Context, turn int, taken map[string]map[st
 				return err
 			}
 		}
-		for _, name := range names {
-			var u usage
-			if step == "restore" {
-				into := filepath.Join(dir, "back")
-				if err := os.MkdirAll(into, 0o755); err != nil {
-					return err
+		for range max(1, again[step]) {
+			for _, name := range names {
+				u, err := m.take(ctx, step, name, programs[name], dir)
+				if err != nil {
+					return fmt.Errorf("%s: %s: %w", name, step, err)
 				}
-				if u, err = programs[name].restore(ctx, m.folder, into); err == nil {
-					err = m.came(into, name)
-				}
-				if err == nil {
-					err = os.RemoveAll(into)
-				}
-			} else {
-				u, err = programs[name].store(ctx, m.folder)
+				taken[step][name] = append(taken[step][name], u)
 			}
-			if err != nil {
-				return fmt.Errorf("%s: %s: %w", name, step, err)
-			}
-			taken[step][name] = append(taken[step][name], u)
 		}
 	}
 	return nil
+}
+
+// take takes a step with one program.
+func (m *moverBench) take(ctx context.Context, step, name string, program carrier, dir string) (usage, error) {
+	if step != "restore" {
+		return program.store(ctx, m.folder)
+	}
+	into := filepath.Join(dir, "back")
+	if err := os.MkdirAll(into, 0o755); err != nil {
+		return usage{}, err
+	}
+	u, err := program.restore(ctx, m.folder, into)
+	if err == nil {
+		err = m.came(into, name)
+	}
+	if err == nil {
+		err = os.RemoveAll(into)
+	}
+	return u, err
 }
 
 // came makes sure that a restore was one.
