@@ -18,7 +18,8 @@ KUBE_LDFLAGS := -s -w -X $(KUBE_VERSION).gitVersion=v1.37.2 -X $(KUBE_VERSION).g
 
 SOURCES     := go.mod go.sum $(shell find cmd plugin spec -name '*.go' -not -name '*_test.go' -not -path '*/testdata/*')
 MODULES     := integration/go.mod integration/go.sum
-SIDECARS    := bin/csi-provisioner bin/csi-snapshotter bin/snapshot-controller bin/csi-snapshot-metadata
+DRIVING     := bin/csi-provisioner bin/csi-snapshotter bin/snapshot-controller
+SIDECARS    := $(DRIVING) bin/csi-snapshot-metadata
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -74,12 +75,12 @@ bin/kube: $(MODULES) $(wildcard integration/cmd/kube/*.go)
 	@ln -sf kube bin/kubectl
 	@touch $@
 
-bin/csi-provisioner bin/csi-snapshotter bin/snapshot-controller &: integration/csi/sidecars/go.mod integration/csi/sidecars/go.sum
+$(DRIVING) &: integration/csi/sidecars/go.mod integration/csi/sidecars/go.sum
 	cd integration/csi/sidecars && go build -ldflags '-s -w' -o ../../../bin/ \
 		github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner \
 		github.com/kubernetes-csi/external-snapshotter/v8/cmd/csi-snapshotter \
 		github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller
-	@touch bin/csi-provisioner bin/csi-snapshotter bin/snapshot-controller
+	@touch $(DRIVING)
 
 # A module of its own: it does not build with what the others resolve.
 bin/csi-snapshot-metadata: integration/csi/metadata/go.mod integration/csi/metadata/go.sum

@@ -44,7 +44,13 @@ var sidecars = []struct{ name, module, source string }{
 }
 
 // snapshotProcesses are the driver and what drives it.
-var snapshotProcesses = []string{"csi-driver", "csi-provisioner", "csi-snapshotter", "snapshot-controller", metadataService}
+var snapshotProcesses = func() []string {
+	names := []string{"csi-driver"}
+	for _, s := range sidecars {
+		names = append(names, s.name)
+	}
+	return names
+}()
 
 // SnapshotClass is the name of the cluster's classes for volumes, snapshots
 // and group snapshots of the driver csi.Name. With "-late" behind it, it is

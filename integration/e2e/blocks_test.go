@@ -300,14 +300,7 @@ func TestBlocksToken(t *testing.T) {
 	s := reachable(t)
 	ns := namespace(t, "asking")
 	r := s.aSnapshot(ns, 64)
-	looked := make(chan struct{})
-	s.Break(func(*http.Request) *objectstore.Failure { <-looked; return nil })
-	ended := make(chan error, 1)
-	go func() {
-		_, err := mover.RunJob(t.Context(), s.kube, r)
-		ended <- err
-	}()
-	pod, pid := jobPod(t, ns)
+	pod, pid, letGo := s.held(r)
 	raw, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(pid), "root", mover.TaskFile))
 	require.NoError(t, err)
 	var task mover.Task
@@ -318,10 +311,8 @@ func TestBlocksToken(t *testing.T) {
 	account := kubectl(t, "src", "-n", ns, "get", "serviceaccounts", "-l", kube.LabelTemporary, "-o", "jsonpath={.items[*].metadata.name}")
 	as := "--as=system:serviceaccount:" + ns + ":" + account
 	require.Equal(t, "yes", strings.TrimSpace(kubectl(t, "src", "auth", "can-i", as, "-n", ns, "get", "volumesnapshots")))
-	for _, may := range [][]string{{"list", "volumesnapshots", "-n", ns}, {"get", "volumesnapshots", "-n", "default"}, {"get", "secrets", "-n", ns}, {"create", "pods", "-n", ns}} {
-		out, _ := tryKubectl(t, "src", "", append([]string{"auth", "can-i", as}, may...)...)
-		require.Equal(t, "no", strings.TrimSpace(out), "%v", may)
-	}
+	mayNot(t, as, []string{"list", "volumesnapshots", "-n", ns}, []string{"get", "volumesnapshots", "-n", "default"},
+		[]string{"get", "secrets", "-n", ns}, []string{"create", "pods", "-n", ns})
 	config := rest.AnonymousClientConfig(restConfig(t, "src"))
 	config.BearerToken = token
 	client, err := rest.HTTPClientFor(config)
@@ -336,28 +327,10 @@ func TestBlocksToken(t *testing.T) {
 	}
 	require.Equal(t, "true", review())
 
-	seen := map[string]string{
-		"objects": kubectl(t, "src", "get", "jobs,pods,events,configmaps,serviceaccounts,roles,rolebindings,persistentvolumeclaims", "-n", ns, "-o", "yaml", "--show-managed-fields"),
-		"log":     kubectl(t, "src", "-n", ns, "logs", pod),
-	}
-	for _, name := range []string{"cmdline", "environ"} {
-		b, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(pid), name))
-		require.NoError(t, err)
-		seen[name] = string(b)
-	}
-	close(looked)
-	require.NoError(t, <-ended)
+	seen := seenOf(t, ns, pod, pid, "jobs,pods,events,configmaps,serviceaccounts,roles,rolebindings,persistentvolumeclaims")
+	letGo()
 	nothingLeft(t, ns)
 	accountsGone(t, ns)
 	await(t, "the end of the token with its account", func() (bool, error) { return review() == "", nil }) // the server remembers an answer for seconds
-	logs, err := filepath.Glob(filepath.Join(clusters(t).Src.Logs(), "*.log"))
-	require.NoError(t, err)
-	for _, path := range logs {
-		b, err := os.ReadFile(path)
-		require.NoError(t, err)
-		seen[path] = string(b)
-	}
-	for where, text := range seen {
-		require.NotContains(t, text, token, where)
-	}
+	nowhere(t, ns, seen, token)
 }

@@ -134,6 +134,72 @@ func jobPod(t testing.TB, ns string) (name string, pid int) {
 	return name, sending(t, ns, name, "mover", "task")
 }
 
+// held starts a Job whose requests to the store wait, and returns its pod, once
+// it runs, and what lets it go on and waits for its good end.
+func (s *inReach) held(r mover.JobRequest) (pod string, pid int, letGo func()) {
+	s.t.Helper()
+	looked := make(chan struct{})
+	s.Break(func(*http.Request) *objectstore.Failure { <-looked; return nil })
+	ended := make(chan error, 1)
+	go func() {
+		_, err := mover.RunJob(s.t.Context(), s.kube, r)
+		ended <- err
+	}()
+	pod, pid = jobPod(s.t, r.Namespace)
+	return pod, pid, func() {
+		s.t.Helper()
+		close(looked)
+		require.NoError(s.t, <-ended)
+	}
+}
+
+// seenOf is what anybody may see of a mover while it runs: objects of these
+// resources, its log, and what there is of its process.
+func seenOf(t testing.TB, ns, pod string, pid int, resources string) map[string]string {
+	t.Helper()
+	seen := map[string]string{
+		"objects":   kubectl(t, "src", "get", resources, "-A", "-o", "yaml", "--show-managed-fields"),
+		"pod's log": kubectl(t, "src", "-n", ns, "logs", pod),
+	}
+	for _, name := range []string{"cmdline", "environ", "mountinfo"} {
+		raw, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(pid), name))
+		require.NoError(t, err)
+		seen[name] = string(raw)
+	}
+	return seen
+}
+
+// nowhere checks that none of some secrets is in what was seen, in events or in
+// the cluster's logs.
+func nowhere(t testing.TB, ns string, seen map[string]string, secrets ...string) {
+	t.Helper()
+	seen["events"] = kubectl(t, "src", "get", "events", "-A", "-o", "yaml")
+	require.NoError(t, filepath.WalkDir(clusters(t).Src.Logs(), func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		raw, err := os.ReadFile(path)
+		seen[path] = string(raw)
+		return err
+	}))
+	require.Contains(t, seen[clusters(t).Src.AuditLog()], ns, "the logs are those of this test")
+	for where, text := range seen {
+		for _, secret := range secrets {
+			require.NotContains(t, text, secret, where)
+			require.NotContains(t, text, base64.StdEncoding.EncodeToString([]byte(secret)), where)
+		}
+	}
+}
+
+// mayNot checks that an account is not allowed any of some things.
+func mayNot(t testing.TB, as string, things ...[]string) {
+	t.Helper()
+	for _, may := range things {
+		out, _ := tryKubectl(t, "src", "", append([]string{"auth", "can-i", as}, may...)...)
+		require.Equal(t, "no", strings.TrimSpace(out), "%v", may)
+	}
+}
+
 // lostByKill is what may have to be sent again after each kill. Ten of them cost
 // a volume of 2 GiB less than half of itself.
 const lostByKill = 100 << 20
@@ -306,24 +372,9 @@ func TestJobSecrets(t *testing.T) {
 	r := s.request(ns, "from")
 	r.Mover.ServiceAccountName = "carrier"
 
-	looked := make(chan struct{})
-	s.Break(func(*http.Request) *objectstore.Failure { <-looked; return nil })
-	ended := make(chan error, 1)
-	go func() {
-		_, err := mover.RunJob(t.Context(), s.kube, r)
-		ended <- err
-	}()
-	pod, pid := jobPod(t, ns)
-	seen := map[string]string{
-		"objects":   kubectl(t, "src", "get", "jobs,pods,events,configmaps,serviceaccounts,persistentvolumeclaims,persistentvolumes,nodes", "-A", "-o", "yaml", "--show-managed-fields"),
-		"pod's log": kubectl(t, "src", "-n", ns, "logs", pod),
-	}
+	pod, pid, letGo := s.held(r)
+	seen := seenOf(t, ns, pod, pid, "jobs,pods,events,configmaps,serviceaccounts,persistentvolumeclaims,persistentvolumes,nodes")
 	proc := filepath.Join("/proc", fmt.Sprint(pid))
-	for _, name := range []string{"cmdline", "environ", "mountinfo"} {
-		raw, err := os.ReadFile(filepath.Join(proc, name))
-		require.NoError(t, err)
-		seen[name] = string(raw)
-	}
 	// The only place: a file that only root reads, in memory.
 	task, err := os.ReadFile(filepath.Join(proc, "root", mover.TaskFile))
 	require.NoError(t, err)
@@ -344,29 +395,11 @@ func TestJobSecrets(t *testing.T) {
 	require.Contains(t, string(status), "Seccomp:\t2\n")
 
 	as := "--as=system:serviceaccount:" + ns + ":carrier"
-	for _, may := range [][]string{{"list", "secrets", "-n", ns}, {"get", "secrets", "-n", ns}, {"list", "pods", "-n", "kube-system"}, {"list", "namespaces"}, {"list", "secrets", "-A"}} {
-		out, _ := tryKubectl(t, "src", "", append([]string{"auth", "can-i", as}, may...)...)
-		require.Equal(t, "no", strings.TrimSpace(out), "%v", may)
-	}
+	mayNot(t, as, []string{"list", "secrets", "-n", ns}, []string{"get", "secrets", "-n", ns}, []string{"list", "pods", "-n", "kube-system"},
+		[]string{"list", "namespaces"}, []string{"list", "secrets", "-A"})
 
-	close(looked)
-	require.NoError(t, <-ended)
-	seen["events"] = kubectl(t, "src", "get", "events", "-A", "-o", "yaml")
-	require.NoError(t, filepath.WalkDir(clusters(t).Src.Logs(), func(path string, d os.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		raw, err := os.ReadFile(path)
-		seen[path] = string(raw)
-		return err
-	}))
-	require.Contains(t, seen[clusters(t).Src.AuditLog()], ns, "the logs are those of this test")
-	for where, text := range seen {
-		for _, secret := range []string{s.Secret(), password} {
-			require.NotContains(t, text, secret, where)
-			require.NotContains(t, text, base64.StdEncoding.EncodeToString([]byte(secret)), where)
-		}
-	}
+	letGo()
+	nowhere(t, ns, seen, s.Secret(), password)
 	nothingLeft(t, ns)
 }
 
