@@ -81,9 +81,11 @@ func initialize(ctx context.Context, st blob.Storage, password string, settle ti
 
 // claimRemote decides between several first runs on remotes that have no
 // exclusive create. A claim is a blob with a random name. Whoever sees the
-// claim of another before making one's own yields; of those that made theirs
-// before seeing any other, the lowest name wins. It is decided only after a
-// pause that is longer than the time between one's own look and one's own put.
+// claim of another before making one's own yields at once, so that it keeps
+// nobody else from winning; of those that made theirs before seeing any other,
+// the lowest name wins. It is decided only after a pause that is longer than
+// the time between one's own look and one's own put. The age of other claims is
+// known by one's own, which is why there is one in any case.
 func claimRemote(ctx context.Context, g *guard, settle time.Duration) (blob.ID, error) {
 	var nonce [12]byte
 	if _, err := rand.Read(nonce[:]); err != nil {
@@ -104,6 +106,12 @@ func claimRemote(ctx context.Context, g *guard, settle time.Duration) (blob.ID, 
 	if err != nil {
 		return mine, err
 	}
+	live := func(other blob.Metadata) bool { return own.Timestamp.Sub(other.Timestamp) < staleClaim }
+	for _, m := range earlier {
+		if live(m) {
+			return mine, errClaimed
+		}
+	}
 	if err := pause(ctx, max(settle, 2*time.Since(started))); err != nil {
 		return mine, err
 	}
@@ -112,14 +120,14 @@ func claimRemote(ctx context.Context, g *guard, settle time.Duration) (blob.ID, 
 		return mine, err
 	}
 	for id, m := range all {
-		live := own.Timestamp.Sub(m.Timestamp) < staleClaim
-		_, before := earlier[id]
-		if id != mine && live && (before || id < mine) {
-			return mine, fmt.Errorf("another first run is making it, or died less than a minute ago (try again then): %w", ErrExists)
+		if id < mine && live(m) {
+			return mine, errClaimed
 		}
 	}
 	return mine, nil
 }
+
+var errClaimed = fmt.Errorf("another first run is making it, or died less than a minute ago (try again then): %w", ErrExists)
 
 func claims(ctx context.Context, g *guard) (map[blob.ID]blob.Metadata, error) {
 	found := map[blob.ID]blob.Metadata{}
