@@ -3,6 +3,7 @@ package plugin
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -81,9 +82,11 @@ type spec struct {
 	policy     *v1alpha1.BackupPolicy
 	remote     *v1alpha1.BackupRemote
 	provenance *v1alpha1.Provenance
-	// conf and password are known once the repository was opened.
+	// These are known once the repository was opened; key is nil where movers
+	// need the password.
 	conf     []byte
 	password string
+	key      json.RawMessage
 }
 
 // validate looks at the flags alone.
@@ -187,6 +190,9 @@ func (o *specFlags) openRepository(ctx context.Context, e *env, s *spec, c *kube
 		return nil, fmt.Errorf("remote %s: %w\nhint: make one with %s init", s.remote.Name, err, e.name)
 	case err != nil:
 		return nil, fmt.Errorf("remote %s: %w", s.remote.Name, err)
+	}
+	if s.key, err = r.Key(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("remote %s: %w", s.remote.Name, err), r.Close(ctx))
 	}
 	return r, nil
 }

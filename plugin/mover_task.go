@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/kopia/kopia/repo/blob"
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/capture"
@@ -96,7 +97,7 @@ func (o *moverTaskOptions) carry(ctx context.Context) mover.Result {
 
 // openTask opens the repository. What goes wrong here goes wrong for every
 // volume.
-func openTask(ctx context.Context, task mover.Task) (*repository.Repository, mover.Fault, error) {
+func openTask(ctx context.Context, task mover.Task) (*repository.Volumes, mover.Fault, error) {
 	for name, value := range task.Environment {
 		if err := os.Setenv(name, value); err != nil {
 			return nil, mover.Broken, fmt.Errorf("set variable %s: %w", name, err)
@@ -110,9 +111,9 @@ func openTask(ctx context.Context, task mover.Task) (*repository.Repository, mov
 	if err != nil {
 		return nil, mover.Unreachable, err
 	}
-	r, err := repository.Open(opening, storage, task.Password, repository.OpenOptions{ReadOnly: task.Direction == mover.Restore})
+	volumes, err := openVolumes(opening, storage, task)
 	if err == nil {
-		return r, "", nil
+		return volumes, "", nil
 	}
 	storage.Close(context.WithoutCancel(ctx))
 	if errors.Is(err, repository.ErrWrongKey) {
@@ -121,7 +122,19 @@ func openTask(ctx context.Context, task mover.Task) (*repository.Repository, mov
 	return nil, mover.Unreachable, err
 }
 
-func (o *moverTaskOptions) capture(ctx context.Context, repo *repository.Repository, task mover.Task) (mover.Result, error) {
+func openVolumes(ctx context.Context, st blob.Storage, task mover.Task) (*repository.Volumes, error) {
+	options := repository.OpenOptions{ReadOnly: task.Direction == mover.Restore}
+	if task.Key != nil {
+		return repository.OpenVolumes(ctx, st, task.Key, options)
+	}
+	r, err := repository.Open(ctx, st, task.Password, options)
+	if err != nil {
+		return nil, err
+	}
+	return r.Volumes, nil
+}
+
+func (o *moverTaskOptions) capture(ctx context.Context, repo *repository.Volumes, task mover.Task) (mover.Result, error) {
 	options := repository.CaptureOptions{Line: task.Volume}
 	if len(task.Previous) > 0 {
 		options.Previous = &repository.VolumePart{}
@@ -158,7 +171,7 @@ func (o *moverTaskOptions) capture(ctx context.Context, repo *repository.Reposit
 	return result, err
 }
 
-func (o *moverTaskOptions) restore(ctx context.Context, repo *repository.Repository, task mover.Task) (mover.Result, error) {
+func (o *moverTaskOptions) restore(ctx context.Context, repo *repository.Volumes, task mover.Task) (mover.Result, error) {
 	var part repository.VolumePart
 	if err := json.Unmarshal(task.Part, &part); err != nil {
 		return mover.Result{}, fmt.Errorf("read the backup's part: %w", err)

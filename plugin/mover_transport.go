@@ -19,7 +19,10 @@ func (s *spec) transport(m v1alpha1.Mover) mover.Transport {
 		t.Reason = err.Error()
 		return t
 	}
-	t.Task = &mover.Task{Remote: portable.Spec, Environment: portable.Environment, Files: portable.Files, Password: s.password}
+	t.Task = &mover.Task{Remote: portable.Spec, Environment: portable.Environment, Files: portable.Files, Key: s.key}
+	if s.key == nil {
+		t.Task.Password = s.password
+	}
 	if portable.Loopback != "" {
 		t.Reason = "it is at " + portable.Loopback + ", which is another machine in the cluster"
 	}

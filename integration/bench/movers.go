@@ -15,6 +15,8 @@ import (
 	"github.com/kubectl-backup/kubectl-backup/integration/cluster"
 	"github.com/kubectl-backup/kubectl-backup/integration/objectstore"
 	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
+	"github.com/kubectl-backup/kubectl-backup/plugin/remote"
+	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
@@ -215,7 +217,7 @@ func (m *moverBench) programs(dir string, turn int) map[string]carrier {
 	}
 	bin := func(name string) string { return filepath.Join(m.root, "bin", name) }
 	return map[string]carrier{
-		"ours":   &ourMover{bin("kubectl-backup"), filepath.Join(dir, "ours-task"), spec("ours"), nil},
+		"ours":   &ourMover{bin("kubectl-backup"), filepath.Join(dir, "ours-task"), spec("ours"), nil, nil},
 		"kopia":  &kopiaProgram{bin("kopia"), filepath.Join(dir, "kopia-home"), spec("kopia")},
 		"restic": &resticProgram{bin("restic"), filepath.Join(dir, "restic-home"), spec("restic")},
 	}
@@ -232,10 +234,12 @@ func called(cmd *exec.Cmd) (usage, error) {
 }
 
 // ourMover is the program of a mover's Job, with a task that the plugin would
-// give it.
+// give it. What the run does once for all its Jobs is not counted: it derives
+// the key of the repository.
 type ourMover struct {
 	binary, dir string
 	remote      v1alpha1.BackupRemoteSpec
+	key         json.RawMessage
 	part        json.RawMessage // what was stored last
 }
 
@@ -251,11 +255,23 @@ func (o *ourMover) create(ctx context.Context) error {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		return err
 	}
-	return plugin{binary: o.binary}.init(ctx, "-f", file, "--remote", "bench")
+	if err := (plugin{binary: o.binary}).init(ctx, "-f", file, "--remote", "bench"); err != nil {
+		return err
+	}
+	storage, err := remote.Open(ctx, o.remote, nil)
+	if err != nil {
+		return err
+	}
+	repo, err := repository.Open(ctx, storage, password, repository.OpenOptions{ReadOnly: true})
+	if err != nil {
+		return errors.Join(err, storage.Close(ctx))
+	}
+	o.key, err = repo.Key(ctx)
+	return errors.Join(err, repo.Close(ctx))
 }
 
 func (o *ourMover) do(ctx context.Context, folder string, task mover.Task) (usage, error) {
-	task.Remote, task.Password = o.remote, password
+	task.Remote, task.Key = o.remote, o.key
 	task.Volume.Ref = v1alpha1.Ref{Version: "v1", Kind: "PersistentVolumeClaim", Namespace: "bench", Name: "data"}
 	raw, err := json.Marshal(task)
 	if err != nil {

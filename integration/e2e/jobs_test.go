@@ -60,6 +60,15 @@ func (s *inReach) document() string {
 	return string(raw)
 }
 
+// keyOf is what the run gives to its movers instead of the password.
+func keyOf(t testing.TB, r *repository.Repository) json.RawMessage {
+	t.Helper()
+	key, err := r.Key(t.Context())
+	require.NoError(t, err)
+	require.NotNil(t, key)
+	return key
+}
+
 // request is a Job that captures a claim.
 func (s *inReach) request(ns, claim string) mover.JobRequest {
 	portable, err := remote.MakePortable(s.spec, nil, mover.TaskFolder)
@@ -67,7 +76,7 @@ func (s *inReach) request(ns, claim string) mover.JobRequest {
 	return mover.JobRequest{
 		Namespace: ns, Claim: claim, Run: "test", Image: moverImage,
 		Task: mover.Task{
-			Direction: mover.Capture, Remote: portable.Spec, Environment: portable.Environment, Password: password,
+			Direction: mover.Capture, Remote: portable.Spec, Environment: portable.Environment, Key: keyOf(s.t, s.repo),
 			Volume: v1alpha1.VolumeLine{Ref: v1alpha1.Ref{Version: "v1", Kind: "PersistentVolumeClaim", Namespace: ns, Name: claim}},
 		},
 	}
@@ -115,6 +124,7 @@ func TestJobsCarryTrees(t *testing.T) {
 	apply(t, "src", claim(ns, "to", "fast"))
 	back := s.request(ns, "to")
 	back.Task.Direction, back.Task.Part = mover.Restore, captured.Part
+	back.Task.Key, back.Task.Password = nil, password // as where a repository has no key
 	restored, err := mover.RunJob(t.Context(), s.kube, back)
 	require.NoError(t, err)
 	same(t, described(t, from), described(t, folder(t, "src", ns, "to")), strings.Join(restored.Issues, "\n"))
@@ -298,6 +308,7 @@ func TestJobsThatCannotWork(t *testing.T) {
 	s := reachable(t)
 	ns := namespace(t, "cannot")
 	aClaim(t, ns, "from")
+	other := keyOf(t, reachable(t).repo)
 	for name, x := range map[string]struct {
 		change func(r *mover.JobRequest)
 		fault  mover.Fault
@@ -309,7 +320,8 @@ func TestJobsThatCannotWork(t *testing.T) {
 		"credentials that are refused": {func(r *mover.JobRequest) {
 			r.Task.Remote.Config["store"]["secret_access_key"] = "another-secret-key"
 		}, mover.Unreachable, ""},
-		"another password":         {func(r *mover.JobRequest) { r.Task.Password = "not the password of it" }, mover.WrongKey, "password"},
+		"another password":         {func(r *mover.JobRequest) { r.Task.Key, r.Task.Password = nil, "not the password of it" }, mover.WrongKey, "password"},
+		"another repository":       {func(r *mover.JobRequest) { r.Task.Key = other }, mover.Unreachable, "another repository"},
 		"an image that is not":     {func(r *mover.JobRequest) { r.Image = "localhost/nothing-like-it:dev" }, mover.Refused, "localhost/nothing-like-it:dev"},
 		"an image of another kind": {func(r *mover.JobRequest) { r.Image = noTools }, mover.Broken, ""},
 		"no such account":          {func(r *mover.JobRequest) { r.Mover.ServiceAccountName = "nobody" }, mover.Refused, "nobody"},
@@ -379,6 +391,12 @@ func TestJobSecrets(t *testing.T) {
 	task, err := os.ReadFile(filepath.Join(proc, "root", mover.TaskFile))
 	require.NoError(t, err)
 	require.Contains(t, string(task), s.Secret())
+	require.NotContains(t, string(task), password, "the mover has the key of the repository")
+	var key struct {
+		Contents struct{ MasterKey, Secret string }
+	}
+	require.NoError(t, json.Unmarshal(r.Task.Key, &key))
+	require.Contains(t, string(task), key.Contents.MasterKey)
 	info, err := os.Stat(filepath.Join(proc, "root", mover.TaskFile))
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o400), info.Mode().Perm())
@@ -399,7 +417,7 @@ func TestJobSecrets(t *testing.T) {
 		[]string{"list", "namespaces"}, []string{"list", "secrets", "-A"})
 
 	letGo()
-	nowhere(t, ns, seen, s.Secret(), password)
+	nowhere(t, ns, seen, s.Secret(), password, key.Contents.MasterKey, key.Contents.Secret)
 	nothingLeft(t, ns)
 }
 

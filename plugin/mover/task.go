@@ -37,7 +37,10 @@ type Task struct {
 	// of Files, and to no variable but those of Environment.
 	Remote      v1alpha1.BackupRemoteSpec `json:"remote"`
 	Environment map[string]string         `json:"environment,omitempty"`
-	Password    string                    `json:"password"`
+	// Key opens the repository: the run has derived it once, for all movers.
+	// Where a repository cannot be opened by it, Password is set instead.
+	Key      json.RawMessage `json:"key,omitempty"`
+	Password string          `json:"password,omitempty"`
 	// Files are mounted beside the task, by name.
 	Files map[string][]byte `json:"-"`
 
@@ -178,7 +181,7 @@ func FaultOf(err error) Fault {
 
 // Transport is how movers in the cluster reach the remote.
 type Transport struct {
-	// Task has the remote and the password; it is nil where no Job can reach
+	// Task has the remote and what opens it; it is nil where no Job can reach
 	// the remote, and Reason says why.
 	Task   *Task
 	Reason string

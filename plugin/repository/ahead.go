@@ -20,73 +20,80 @@ const (
 // kopiaSettingsID is a blob that kopia reads next to that of the format.
 const kopiaSettingsID = "kopia.blobcfg"
 
-// ahead is what kopia is going to ask a remote for once it has derived the key
-// of the repository from the password, asked for meanwhile: that keeps one
-// processor busy, for longer than most remotes take to answer. What could not
+// ahead is what kopia is going to ask a remote for, one after the other, once it
+// has the key of the repository, asked for at once: to derive the key from the
+// password keeps one processor busy, for longer than most remotes take to
+// answer. What could not
 // be had is asked for again by whoever needs it, and everything is handed out
 // once: what is read a second time was not good enough, or has become old.
 type ahead struct {
-	list func() ([]blob.Metadata, error) // of all index blobs
-	end  func()                          // nothing is on its way after it, and nothing handed out
+	get     func(blob.ID) ([]byte, error)
+	list    func() ([]blob.Metadata, error) // of all index blobs
+	readers errgroup.Group
+	end     func() // nothing is on its way after it, and nothing handed out
 
 	mu    sync.Mutex
 	told  map[blob.ID]bool                   // prefixes whose listing was handed out
 	blobs map[blob.ID]func() ([]byte, error) // what was not; each waits for its blob
 }
 
-// lookAhead begins. The blob of the format may be there already.
-func lookAhead(ctx context.Context, from blob.Storage, format []byte) *ahead {
+// lookAhead begins with the index blobs.
+func lookAhead(ctx context.Context, from blob.Storage) *ahead {
 	ctx, cancel := context.WithCancel(ctx)
 	a := &ahead{told: map[blob.ID]bool{}, blobs: map[blob.ID]func() ([]byte, error){}}
-	if format != nil {
-		a.blobs[kopiaFormatID] = func() ([]byte, error) { return format, nil }
-	}
-	var readers errgroup.Group
-	readers.SetLimit(aheadReaders)
+	a.readers.SetLimit(aheadReaders)
 	a.end = func() {
 		cancel()
-		_ = readers.Wait() // what failed is asked for again
+		_ = a.readers.Wait() // what failed is asked for again
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.told, a.blobs = nil, nil
 	}
-	fetch := func(id blob.ID) func() ([]byte, error) {
-		return sync.OnceValues(func() ([]byte, error) {
-			var data buffer
-			err := from.GetBlob(ctx, id, 0, -1, &data)
-			return data.Bytes(), err
-		})
+	a.get = func(id blob.ID) ([]byte, error) {
+		var data buffer
+		err := from.GetBlob(ctx, id, 0, -1, &data)
+		return data.Bytes(), err
 	}
-	var indexes []func() ([]byte, error)
+	var indexes []func() error
 	a.list = sync.OnceValues(func() ([]blob.Metadata, error) {
 		list, err := listAll(ctx, from, indexPrefix)
 		if err == nil && few(list) {
-			a.mu.Lock()
-			defer a.mu.Unlock()
 			for _, m := range list {
-				a.blobs[m.BlobID] = fetch(m.BlobID)
-				indexes = append(indexes, a.blobs[m.BlobID])
+				indexes = append(indexes, a.expect(m.BlobID))
 			}
 		}
 		return list, err
 	})
-	settings := fetch(kopiaSettingsID)
-	a.blobs[kopiaSettingsID] = settings
-	begin := func(read func() ([]byte, error)) {
-		readers.Go(func() error {
-			_, err := read()
-			return err
-		})
-	}
-	begin(settings)
-	readers.Go(func() error {
+	a.readers.Go(func() error {
 		_, err := a.list()
 		for _, read := range indexes {
-			begin(read)
+			a.readers.Go(read)
 		}
 		return err
 	})
 	return a
+}
+
+// expect makes a blob one that is handed out, and returns what reads it.
+func (a *ahead) expect(id blob.ID) func() error {
+	read := sync.OnceValues(func() ([]byte, error) { return a.get(id) })
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.blobs[id] = read
+	return func() error {
+		_, err := read()
+		return err
+	}
+}
+
+// fetch begins to read a blob that is going to be asked for.
+func (a *ahead) fetch(id blob.ID) { a.readers.Go(a.expect(id)) }
+
+// have hands out a blob that was read already.
+func (a *ahead) have(id blob.ID, data []byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.blobs[id] = func() ([]byte, error) { return data, nil }
 }
 
 func listAll(ctx context.Context, from blob.Storage, prefix blob.ID) ([]blob.Metadata, error) {

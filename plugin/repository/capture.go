@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/object"
 	"github.com/kopia/kopia/snapshot"
 
@@ -44,16 +43,16 @@ type CaptureOptions struct {
 //
 // When it is stopped half way, by whatever, most of what it sent is not sent
 // again by the next one.
-func (r *Repository) CaptureFolder(ctx context.Context, root string, o CaptureOptions) (VolumeResult, VolumePart, error) {
+func (r *Volumes) CaptureFolder(ctx context.Context, root string, o CaptureOptions) (VolumeResult, VolumePart, error) {
 	return r.capture(ctx, o, func(ctx context.Context, cancel context.CancelCauseFunc, relay *relay) (captured, error) {
-		return captureFolder(ctx, cancel, r.rep, relay, root, o)
+		return captureFolder(ctx, cancel, r.engine, relay, root, o)
 	})
 }
 
 // CaptureDevice stores a block device, or the image of one, as CaptureFolder
 // stores a folder. Blocks of zeros cost nothing, and blocks that an earlier
 // backup has are not stored again.
-func (r *Repository) CaptureDevice(ctx context.Context, path string, o CaptureOptions) (VolumeResult, VolumePart, error) {
+func (r *Volumes) CaptureDevice(ctx context.Context, path string, o CaptureOptions) (VolumeResult, VolumePart, error) {
 	return r.capture(ctx, o, func(ctx context.Context, cancel context.CancelCauseFunc, relay *relay) (captured, error) {
 		return captureDevice(ctx, cancel, relay, path, o)
 	})
@@ -70,7 +69,7 @@ type captured struct {
 	whole  string
 }
 
-func (r *Repository) capture(ctx context.Context, o CaptureOptions, read func(context.Context, context.CancelCauseFunc, *relay) (captured, error)) (VolumeResult, VolumePart, error) {
+func (r *Volumes) capture(ctx context.Context, o CaptureOptions, read func(context.Context, context.CancelCauseFunc, *relay) (captured, error)) (VolumeResult, VolumePart, error) {
 	if r.readOnly {
 		return VolumeResult{}, VolumePart{}, errReadOnly
 	}
@@ -96,23 +95,23 @@ func (r *Repository) capture(ctx context.Context, o CaptureOptions, read func(co
 }
 
 // relayed calls do with a relay of new writers, and flushes and closes them.
-func (r *Repository) relayed(ctx context.Context, cancel context.CancelCauseFunc, purpose string, sent func(int64), do func(*relay) error) error {
-	writer := func() (repo.DirectRepositoryWriter, *atomic.Int64, error) {
+func (r *Volumes) relayed(ctx context.Context, cancel context.CancelCauseFunc, purpose string, sent func(int64), do func(*relay) error) error {
+	next := func() (writer, *atomic.Int64, error) {
 		var n atomic.Int64
-		_, w, err := r.rep.NewDirectWriter(ctx, repo.WriteSessionOptions{Purpose: purpose, OnUpload: func(more int64) {
+		w, err := r.engine.newWriter(ctx, purpose, func(more int64) {
 			n.Add(more)
 			sent(more)
-		}})
+		})
 		return w, &n, err
 	}
-	base, _, err := writer()
+	base, _, err := next()
 	if err != nil {
 		return err
 	}
 	// Closing a writer drops what it has not flushed.
 	defer base.Close(context.WithoutCancel(ctx))
 	l := &relay{ctx: ctx, fail: cancel, base: base, began: time.Now(), next: func() (*leg, error) {
-		w, n, err := writer()
+		w, n, err := next()
 		if err != nil {
 			return nil, err
 		}

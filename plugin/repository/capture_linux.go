@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/content"
 	"github.com/kopia/kopia/repo/object"
 
@@ -18,7 +17,7 @@ import (
 // put together in order.
 type folderWriter struct {
 	*treeWriter
-	reader   repo.DirectRepository
+	reader   engine
 	o        CaptureOptions
 	previous *knownReader
 	there    map[content.ID]bool // contents that are sure to be there, not all
@@ -38,7 +37,7 @@ const (
 	listedMost  = 1 << 20
 )
 
-func captureFolder(ctx context.Context, cancel context.CancelCauseFunc, rep repo.DirectRepository, r *relay, root string, o CaptureOptions) (captured, error) {
+func captureFolder(ctx context.Context, cancel context.CancelCauseFunc, rep engine, r *relay, root string, o CaptureOptions) (captured, error) {
 	if o.CutAt.IsZero() {
 		o.CutAt = time.Now()
 	}

@@ -6,18 +6,16 @@ import (
 	"context"
 	"errors"
 
-	"github.com/kopia/kopia/repo"
-
 	"github.com/kubectl-backup/kubectl-backup/plugin/volume"
 )
 
 var errLinuxOnly = errors.New("volumes are read and written on Linux only; hint: run it in a pod or on a Linux machine")
 
-func captureFolder(context.Context, context.CancelCauseFunc, repo.Repository, *relay, string, CaptureOptions) (captured, error) {
+func captureFolder(context.Context, context.CancelCauseFunc, engine, *relay, string, CaptureOptions) (captured, error) {
 	return captured{}, errLinuxOnly
 }
 
-func (r *Repository) restoreFolder(context.Context, VolumePart, string, RestoreOptions) (volume.Report, error) {
+func (r *Volumes) restoreFolder(context.Context, VolumePart, string, RestoreOptions) (volume.Report, error) {
 	return volume.Report{}, errLinuxOnly
 }
 
@@ -25,6 +23,6 @@ func captureDevice(context.Context, context.CancelCauseFunc, *relay, string, Cap
 	return captured{}, errLinuxOnly
 }
 
-func (r *Repository) restoreDevice(context.Context, VolumePart, string, RestoreOptions) (volume.Report, error) {
+func (r *Volumes) restoreDevice(context.Context, VolumePart, string, RestoreOptions) (volume.Report, error) {
 	return volume.Report{}, errLinuxOnly
 }

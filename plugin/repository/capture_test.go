@@ -24,8 +24,13 @@ import (
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
+// folders stores folders.
+type folders interface {
+	CaptureFolder(context.Context, string, repository.CaptureOptions) (repository.VolumeResult, repository.VolumePart, error)
+}
+
 // captured stores a folder as a mover does.
-func captured(t testing.TB, r *repository.Repository, root string, o repository.CaptureOptions) (repository.VolumeResult, repository.VolumePart) {
+func captured(t testing.TB, r folders, root string, o repository.CaptureOptions) (repository.VolumeResult, repository.VolumePart) {
 	t.Helper()
 	result, part, err := r.CaptureFolder(t.Context(), root, o)
 	require.NoError(t, err)
@@ -48,13 +53,14 @@ func settled() time.Time { return time.Now().Add(time.Minute) }
 func TestFolderComesBackInEveryAttribute(t *testing.T) {
 	m := initialized(t, &repositorytest.Memory{})
 	r := repositorytest.Open(t, at(m), repository.OpenOptions{})
+	mover := repositorytest.Mover(t, r, at(m), repository.OpenOptions{})
 	for _, tree := range volumetest.Trees {
 		t.Run(tree.Name, func(t *testing.T) {
 			src, dst := t.TempDir(), t.TempDir()
 			tree.Build(t, src)
-			result, part := captured(t, r, src, repository.CaptureOptions{CutAt: settled()})
+			result, part := captured(t, mover, src, repository.CaptureOptions{CutAt: settled()})
 			require.Empty(t, result.Issues)
-			restored, err := r.RestoreFolder(t.Context(), part, dst, repository.RestoreOptions{})
+			restored, err := mover.RestoreFolder(t.Context(), part, dst, repository.RestoreOptions{})
 			require.NoError(t, err)
 			require.Empty(t, restored.Issues)
 			require.Equal(t, result.Files+1, restored.Files)
@@ -67,7 +73,7 @@ func TestFolderComesBackInEveryAttribute(t *testing.T) {
 			require.Equal(t, streamed.Bytes, result.Bytes)
 
 			// Nothing of what is known is read again, and it is the same tree.
-			again, same := captured(t, r, src, repository.CaptureOptions{Previous: &part, CutAt: settled()})
+			again, same := captured(t, mover, src, repository.CaptureOptions{Previous: &part, CutAt: settled()})
 			require.Zero(t, again.Read)
 			require.Equal(t, part, same)
 			require.Less(t, again.Stored, int64(4096))
@@ -195,7 +201,7 @@ func TestWhatAnotherProcessStored(t *testing.T) {
 	s, err := r.NewSession(t.Context())
 	require.NoError(t, err)
 
-	mover := repositorytest.Open(t, at(m), repository.OpenOptions{})
+	mover := repositorytest.Mover(t, r, at(m), repository.OpenOptions{})
 	line := repositorytest.Claim("shop", "data")
 	result, part := captured(t, mover, src, repository.CaptureOptions{Line: line})
 

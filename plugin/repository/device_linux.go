@@ -166,7 +166,7 @@ func (w *deviceWriter) join(blocks []object.ID) (object.ID, error) {
 }
 
 // restoreDevice writes only data, and makes the rest read as zeros.
-func (r *Repository) restoreDevice(ctx context.Context, part VolumePart, path string, o RestoreOptions) (volume.Report, error) {
+func (r *Volumes) restoreDevice(ctx context.Context, part VolumePart, path string, o RestoreOptions) (volume.Report, error) {
 	file, holes, err := r.device(ctx, part)
 	if err != nil {
 		return volume.Report{}, err
@@ -206,8 +206,8 @@ func (r *Repository) restoreDevice(ctx context.Context, part VolumePart, path st
 }
 
 // device finds the content of a device and its holes.
-func (r *Repository) device(ctx context.Context, part VolumePart) (*snapshot.DirEntry, []volume.Extent, error) {
-	t := &treeReader{ctx: ctx, r: r.rep}
+func (r *Volumes) device(ctx context.Context, part VolumePart) (*snapshot.DirEntry, []volume.Extent, error) {
+	t := &treeReader{ctx: ctx, r: r.engine}
 	children, err := t.list("", part.Root.ObjectID)
 	if err != nil {
 		return nil, nil, err

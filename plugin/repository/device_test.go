@@ -255,7 +255,7 @@ func TestRealDevices(t *testing.T) {
 		return device
 	}
 	m := initialized(t, &repositorytest.Memory{})
-	r := repositorytest.Open(t, at(m), repository.OpenOptions{})
+	r := repositorytest.Mover(t, repositorytest.Open(t, at(m), repository.OpenOptions{}), at(m), repository.OpenOptions{})
 	src := loop("src", size, map[int64]int{5 << 20: 3 << 20, 40<<20 + 512: 512})
 	result, part, err := r.CaptureDevice(t.Context(), src, repository.CaptureOptions{})
 	require.NoError(t, err)

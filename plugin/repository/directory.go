@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/kopia/kopia/fs"
-	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/compression"
 	"github.com/kopia/kopia/repo/content"
 	"github.com/kopia/kopia/repo/object"
@@ -34,7 +33,7 @@ const (
 // streams it: a kind can have a hundred thousand objects. Entries must be
 // sorted by name, directories before files. Times are the epoch, so that the
 // same entries give the same bytes.
-func writeDirectory(ctx context.Context, w repo.RepositoryWriter, entries func(yield func(*snapshot.DirEntry) error) error) (*snapshot.DirEntry, error) {
+func writeDirectory(ctx context.Context, w writer, entries func(yield func(*snapshot.DirEntry) error) error) (*snapshot.DirEntry, error) {
 	out := w.NewObjectWriter(ctx, object.WriterOptions{
 		Description: "directory", Prefix: directoryPrefix,
 		Compressor: compressor, MetadataCompressor: compressor, Splitter: fineSplitter,
@@ -134,7 +133,7 @@ func plain(name string) bool {
 }
 
 // writeFile writes one file's content and returns its entry.
-func writeFile(ctx context.Context, w repo.RepositoryWriter, name, splitter string, write func(io.Writer) error) (*snapshot.DirEntry, error) {
+func writeFile(ctx context.Context, w writer, name, splitter string, write func(io.Writer) error) (*snapshot.DirEntry, error) {
 	out := w.NewObjectWriter(ctx, object.WriterOptions{Description: name, Compressor: compressor, MetadataCompressor: compressor, Splitter: splitter})
 	defer out.Close()
 	counted := &countingWriter{Writer: out}
@@ -160,7 +159,7 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 }
 
 // readDirectory calls each for every entry of a kopia directory, in its order.
-func readDirectory(ctx context.Context, r repo.Repository, id object.ID, each func(*snapshot.DirEntry) error) error {
+func readDirectory(ctx context.Context, r objects, id object.ID, each func(*snapshot.DirEntry) error) error {
 	in, err := r.OpenObject(ctx, id)
 	if err != nil {
 		return err
@@ -215,7 +214,7 @@ func readDirectory(ctx context.Context, r repo.Repository, id object.ID, each fu
 }
 
 // entriesOf reads a small directory whole.
-func entriesOf(ctx context.Context, r repo.Repository, id object.ID) (map[string]*snapshot.DirEntry, []string, error) {
+func entriesOf(ctx context.Context, r objects, id object.ID) (map[string]*snapshot.DirEntry, []string, error) {
 	found := map[string]*snapshot.DirEntry{}
 	var names []string
 	err := readDirectory(ctx, r, id, func(e *snapshot.DirEntry) error {

@@ -5,6 +5,7 @@ package repository_test
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -37,7 +38,7 @@ func inFolder(t testing.TB, dir string) blob.Storage {
 // reached the remote in total is not much more than what one sends.
 func TestKilledMoverHasNotWorkedInVain(t *testing.T) {
 	if src := os.Getenv(killedEnv); src != "" {
-		r, err := repository.Open(t.Context(), inFolder(t, os.Getenv("KILLED_TEST_REMOTE")), repositorytest.Password, repository.OpenOptions{})
+		r, err := repository.OpenVolumes(t.Context(), inFolder(t, os.Getenv("KILLED_TEST_REMOTE")), json.RawMessage(os.Getenv("KILLED_TEST_KEY")), repository.OpenOptions{})
 		require.NoError(t, err)
 		_, _, err = r.CaptureFolder(t.Context(), src, repository.CaptureOptions{Progress: func(n int64) { fmt.Fprintln(os.Stderr, n) }})
 		require.NoError(t, err)
@@ -64,11 +65,16 @@ func TestKilledMoverHasNotWorkedInVain(t *testing.T) {
 		dir := filepath.Join(remote, fmt.Sprint(round))
 		require.NoError(t, os.Mkdir(dir, 0o700))
 		require.NoError(t, repository.Initialize(t.Context(), inFolder(t, dir), repositorytest.Password))
+		open := func() *repository.Repository {
+			return repositorytest.Open(t, func(t testing.TB) blob.Storage { return inFolder(t, dir) }, repository.OpenOptions{})
+		}
+		key, err := open().Key(t.Context())
+		require.NoError(t, err)
 		moment := moments.Int64N(size)
-		runUntil(t, src, dir, moment)
+		runUntil(t, src, dir, string(key), moment)
 		sent := sizeOf(t, dir)
 
-		r := repositorytest.Open(t, func(t testing.TB) blob.Storage { return inFolder(t, dir) }, repository.OpenOptions{})
+		r := open()
 		require.NoError(t, r.Records(t.Context(), func(rec repository.Record) error { return fmt.Errorf("a backup that was never made: %s", rec.ID) }))
 		s, err := r.NewSession(t.Context())
 		require.NoError(t, err)
@@ -90,10 +96,10 @@ func TestKilledMoverHasNotWorkedInVain(t *testing.T) {
 }
 
 // runUntil starts a mover and kills it once it has read so many bytes.
-func runUntil(t *testing.T, src, remote string, moment int64) {
+func runUntil(t *testing.T, src, remote, key string, moment int64) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestKilledMoverHasNotWorkedInVain$")
-	cmd.Env = append(os.Environ(), killedEnv+"="+src, "KILLED_TEST_REMOTE="+remote)
+	cmd.Env = append(os.Environ(), killedEnv+"="+src, "KILLED_TEST_REMOTE="+remote, "KILLED_TEST_KEY="+key)
 	progress, err := cmd.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())

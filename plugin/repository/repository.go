@@ -14,19 +14,14 @@ package repository
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/blob"
-	"github.com/kopia/kopia/repo/content"
 )
 
 var (
@@ -34,6 +29,8 @@ var (
 	ErrNoRepository = errors.New("no repository there")
 	// ErrWrongKey says that the password does not open the repository.
 	ErrWrongKey = errors.New("the password does not open the repository")
+	// ErrOther says that the repository is not the one that a key is of.
+	ErrOther = errors.New("another repository is there")
 	// ErrExists says that there is a repository already.
 	ErrExists = errors.New("a repository is there already")
 	// ErrNoRecord says that no backup has that id, or that none matches.
@@ -58,15 +55,12 @@ type OpenOptions struct {
 // Repository is an open repository. Its methods may be used from many
 // goroutines.
 type Repository struct {
-	guard *guard
-	rep   repo.DirectRepository
-	now   func() time.Time
-	key   []byte // seals records
+	*Volumes
+	rep repo.DirectRepository
+	now func() time.Time
+	key []byte // seals records
 
-	readOnly bool
-
-	recent  recent
-	closing sync.Once
+	recent recent
 }
 
 // Open opens the repository on a storage and closes that storage in Close. When
@@ -88,26 +82,42 @@ func Open(ctx context.Context, st blob.Storage, password string, o OpenOptions) 
 		return nil, fmt.Errorf("open repository at %s: %w", st.DisplayName(), g.explain(ctx, err))
 	}
 	g.exists = true
-	g.ahead = lookAhead(ctx, st, format)
+	g.ahead = lookAhead(ctx, st)
 	defer g.ahead.end()
+	if format != nil {
+		g.ahead.have(kopiaFormatID, format)
+	}
+	g.ahead.fetch(kopiaSettingsID)
+	r := &Repository{now: o.Clock}
+	if err := g.open(ctx, func(ctx context.Context) (err error) {
+		r.rep, err = openKopia(ctx, g, password, o)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	r.Volumes = &Volumes{guard: g, engine: direct{r.rep}, readOnly: o.ReadOnly}
+	if r.key, err = r.rep.DeriveKey(recordKeyPurpose, recordKeyLength); err != nil {
+		return nil, errors.Join(fmt.Errorf("derive the key of records: %w", err), r.rep.Close(ctx))
+	}
+	return r, nil
+}
+
+// open opens what is behind the guard. Index blobs that cannot be read are left
+// out: what only they named is damaged.
+func (g *guard) open(ctx context.Context, open func(context.Context) error) error {
 	for {
 		excluded := len(g.excluded())
-		rep, err := g.attempt(ctx, password, o)
+		err := g.attempt(ctx, open)
 		switch {
 		case err == nil:
-			r := &Repository{guard: g, rep: rep, now: o.Clock, readOnly: o.ReadOnly}
-			if r.key, err = rep.DeriveKey(recordKeyPurpose, recordKeyLength); err != nil {
-				return nil, errors.Join(fmt.Errorf("derive the key of records: %w", err), rep.Close(ctx))
-			}
-			return r, nil
+			return nil
 		case errors.Is(err, repo.ErrInvalidPassword):
-			return nil, fmt.Errorf("%s: %w", st.DisplayName(), ErrWrongKey)
+			return fmt.Errorf("%s: %w", g.DisplayName(), ErrWrongKey)
 		}
 		g.excludeDamagedIndex(err)
 		if ctx.Err() != nil || len(g.excluded()) == excluded {
-			return nil, fmt.Errorf("open repository at %s: %w", st.DisplayName(), g.explain(ctx, err))
+			return fmt.Errorf("open repository at %s: %w", g.DisplayName(), g.explain(ctx, err))
 		}
-		// Go on without those index blobs: what only they named is damaged.
 	}
 }
 
@@ -123,17 +133,17 @@ func readFormat(ctx context.Context, st blob.Storage) ([]byte, error) {
 	return format.Bytes(), err
 }
 
-// attempt opens the repository once. Kopia keeps a listing for minutes, so it
-// cannot go on after a ghost; it is stopped there instead of trying ten times.
-func (g *guard) attempt(ctx context.Context, password string, o OpenOptions) (repo.DirectRepository, error) {
+// attempt opens once. Kopia keeps a listing for minutes, so it cannot go on
+// after a ghost; it is stopped there instead of trying ten times.
+func (g *guard) attempt(ctx context.Context, open func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g.ghost = cancel
-	rep, err := openKopia(ctx, g, password, o)
+	err := open(ctx)
 	g.mu.Lock()
 	g.ghost = nil
 	g.mu.Unlock()
-	return rep, err
+	return err
 }
 
 // damagedIndex finds the index blob that kopia could not decrypt: it names it
@@ -144,118 +154,6 @@ func (g *guard) excludeDamagedIndex(err error) {
 	if found := damagedIndex.FindStringSubmatch(err.Error()); found != nil {
 		g.exclude(blob.ID(found[1]))
 	}
-}
-
-// Close releases the repository.
-func (r *Repository) Close(ctx context.Context) error {
-	var err error
-	r.closing.Do(func() { err = errors.Join(r.rep.Close(ctx), r.guard.Storage.Close(ctx)) })
-	if err != nil {
-		return fmt.Errorf("close repository: %w", err)
-	}
-	return nil
-}
-
-// Warnings are sentences about the repository as a whole: index blobs that
-// could not be read, a clock that is off.
-func (r *Repository) Warnings() []string {
-	var list []string
-	for _, id := range r.guard.excluded() {
-		list = append(list, fmt.Sprintf("index blob %s is listed but cannot be read; backups that only it names are damaged", id))
-	}
-	if w := clockWarning(r.guard.clockSkew()); w != "" {
-		list = append(list, w)
-	}
-	return list
-}
-
-// maxClockSkew is how far clocks may be apart before it is said. Times in
-// records are corrected by any amount.
-const maxClockSkew = 5 * time.Minute
-
-func clockWarning(skew time.Duration, measured bool) string {
-	if !measured || skew.Abs() <= maxClockSkew {
-		return ""
-	}
-	direction := "ahead of"
-	if skew > 0 {
-		direction = "behind"
-	}
-	return fmt.Sprintf("clock: this machine's clock is %s %s the remote's; times are recorded by the remote's", skew.Abs().Round(time.Second), direction)
-}
-
-// Kopia opens a repository only from a configuration file that says where the
-// storage is. The file that it gets holds nothing but the number of a storage
-// that this process has open, and is gone before openKopia returns.
-
-const handleType = "kubectl-backup-handle"
-
-type handle struct {
-	Number int `json:"number"`
-}
-
-var handles = struct {
-	sync.Mutex
-	next int
-	open map[int]blob.Storage
-}{open: map[int]blob.Storage{}}
-
-func init() {
-	blob.AddSupportedStorage(handleType, handle{}, func(_ context.Context, h *handle, _ bool) (blob.Storage, error) {
-		handles.Lock()
-		defer handles.Unlock()
-		st, ok := handles.open[h.Number]
-		if !ok {
-			return nil, fmt.Errorf("storage %d is not open in this process", h.Number)
-		}
-		return st, nil
-	})
-}
-
-func openKopia(ctx context.Context, g *guard, password string, o OpenOptions) (repo.DirectRepository, error) {
-	handles.Lock()
-	handles.next++
-	number := handles.next
-	handles.open[number] = g
-	handles.Unlock()
-	defer func() {
-		handles.Lock()
-		delete(handles.open, number)
-		handles.Unlock()
-	}()
-
-	dir, err := os.MkdirTemp("", "kubectl-backup-") // mode 0700
-	if err != nil {
-		return nil, fmt.Errorf("folder for kopia's connection: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	config, err := json.Marshal(repo.LocalConfig{
-		Storage:       &blob.ConnectionInfo{Type: handleType, Config: handle{Number: number}},
-		Caching:       &content.CachingOptions{},
-		ClientOptions: repo.ClientOptions{Hostname: "kubectl-backup", Username: "kubectl-backup", ReadOnly: o.ReadOnly},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("kopia's connection: %w", err)
-	}
-	file := filepath.Join(dir, "connection.json")
-	if err := os.WriteFile(file, config, 0o600); err != nil {
-		return nil, fmt.Errorf("kopia's connection: %w", err)
-	}
-	rep, err := repo.Open(ctx, file, password, &repo.Options{
-		TimeNowFunc:          o.Clock,
-		DisableRepositoryLog: true,
-		OnFatalError: func(err error) { // kopia's default ends the process
-			g.kill(fmt.Errorf("%w: %w", ErrStorage, err))
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
-	direct, ok := rep.(repo.DirectRepository)
-	if !ok {
-		return nil, errors.Join(errors.New("not a repository on a storage"), rep.Close(ctx))
-	}
-	return direct, nil
 }
 
 // shortestPassword is in characters. Key derivation makes guessing slow, not

@@ -84,6 +84,9 @@ func TestOpeningAsksOnce(t *testing.T) {
 	before := m.Requests()
 	repositorytest.Open(t, at(m), repository.OpenOptions{})
 	require.Equal(t, before+3+indexes, m.Requests())
+	before = m.Requests()
+	repositorytest.Mover(t, r, at(m), repository.OpenOptions{})
+	require.Equal(t, before+2+indexes, m.Requests(), "a mover asks for no settings")
 
 	_, err := repository.Open(t.Context(), m, "another password", repository.OpenOptions{})
 	require.ErrorIs(t, err, repository.ErrWrongKey)

@@ -45,7 +45,7 @@ type RestoreResult struct {
 // written outside of it. The error is about the folder, the target's space or
 // the repository; a file that could not be written is in the result, and the
 // rest goes on.
-func (r *Repository) RestoreFolder(ctx context.Context, part VolumePart, root string, o RestoreOptions) (RestoreResult, error) {
+func (r *Volumes) RestoreFolder(ctx context.Context, part VolumePart, root string, o RestoreOptions) (RestoreResult, error) {
 	o.Path = strings.Trim(o.Path, "/")
 	return r.restore(ctx, part, root, o, r.restoreFolder)
 }
@@ -53,11 +53,11 @@ func (r *Repository) RestoreFolder(ctx context.Context, part VolumePart, root st
 // RestoreDevice writes the backup of a device to one that is at least as
 // large. Only data is written, and what is a hole in the backup is made to
 // read as zeros. What the target has beyond the size of the source stays.
-func (r *Repository) RestoreDevice(ctx context.Context, part VolumePart, path string, o RestoreOptions) (RestoreResult, error) {
+func (r *Volumes) RestoreDevice(ctx context.Context, part VolumePart, path string, o RestoreOptions) (RestoreResult, error) {
 	return r.restore(ctx, part, path, o, r.restoreDevice)
 }
 
-func (r *Repository) restore(ctx context.Context, part VolumePart, to string, o RestoreOptions, write func(context.Context, VolumePart, string, RestoreOptions) (volume.Report, error)) (RestoreResult, error) {
+func (r *Volumes) restore(ctx context.Context, part VolumePart, to string, o RestoreOptions, write func(context.Context, VolumePart, string, RestoreOptions) (volume.Report, error)) (RestoreResult, error) {
 	if part.Root == nil {
 		return RestoreResult{}, fmt.Errorf("restore volume %s: the backup does not say where it is", part.Ref)
 	}

@@ -17,10 +17,10 @@ import (
 
 // restoreFolder writes the files of a volume several at once, each straight
 // from the repository.
-func (r *Repository) restoreFolder(ctx context.Context, part VolumePart, root string, o RestoreOptions) (volume.Report, error) {
+func (r *Volumes) restoreFolder(ctx context.Context, part VolumePart, root string, o RestoreOptions) (volume.Report, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	t, walked := walkTree(ctx, cancel, r.rep, part.Root, treeScope{prefix: o.Path, names: true})
+	t, walked := walkTree(ctx, cancel, r.engine, part.Root, treeScope{prefix: o.Path, names: true})
 	defer walked()
 	var damaged volume.Issues
 	next := func() (*volume.Entry, func() (volume.Content, error), error) {
@@ -56,7 +56,7 @@ func (r *Repository) restoreFolder(ctx context.Context, part VolumePart, root st
 
 // open reads a small file at once, so that one that cannot be read replaces
 // nothing.
-func (r *Repository) open(ctx context.Context, j *treeJob, o RestoreOptions) (volume.Content, error) {
+func (r *Volumes) open(ctx context.Context, j *treeJob, o RestoreOptions) (volume.Content, error) {
 	f := &storedFile{r: r, id: j.id, size: j.size, holes: j.holes, workers: 2, progress: o.Progress}
 	var err error
 	if j.size <= largestPiece {
@@ -72,7 +72,7 @@ func (r *Repository) open(ctx context.Context, j *treeJob, o RestoreOptions) (vo
 
 // storedFile is the content of a file in the repository.
 type storedFile struct {
-	r        *Repository
+	r        *Volumes
 	id       object.ID
 	size     int64
 	holes    []volume.Extent
@@ -83,15 +83,15 @@ type storedFile struct {
 }
 
 // whole reads an object that is not large.
-func (r *Repository) whole(ctx context.Context, id object.ID, size int64) ([]byte, error) {
+func (r *Volumes) whole(ctx context.Context, id object.ID, size int64) ([]byte, error) {
 	var data []byte
 	if c, compressed, ok := id.ContentID(); ok && !compressed {
 		var err error
-		if data, err = r.rep.ContentReader().GetContent(ctx, c); err != nil {
+		if data, err = r.engine.ContentReader().GetContent(ctx, c); err != nil {
 			return nil, err
 		}
 	} else {
-		in, err := r.rep.OpenObject(ctx, id)
+		in, err := r.engine.OpenObject(ctx, id)
 		if err != nil {
 			return nil, err
 		}
@@ -107,12 +107,12 @@ func (r *Repository) whole(ctx context.Context, id object.ID, size int64) ([]byt
 }
 
 // piecesOf lists the pieces of a large file.
-func (r *Repository) piecesOf(ctx context.Context, id object.ID, size int64) ([]object.IndirectObjectEntry, error) {
+func (r *Volumes) piecesOf(ctx context.Context, id object.ID, size int64) ([]object.IndirectObjectEntry, error) {
 	list := struct {
 		Entries []object.IndirectObjectEntry `json:"entries"`
 	}{Entries: []object.IndirectObjectEntry{{Length: size, Object: id}}}
 	if index, ok := id.IndexObjectID(); ok {
-		in, err := r.rep.OpenObject(ctx, index)
+		in, err := r.engine.OpenObject(ctx, index)
 		if err != nil {
 			return nil, err
 		}

@@ -369,7 +369,7 @@ func (s *Session) saveSnapshots(ctx context.Context, rec *Record, tree *snapshot
 			host = "unknown-cluster"
 		}
 		m := &snapshot.Manifest{
-			Source:      snapshot.SourceInfo{Host: host, UserName: "kubectl-backup", Path: path},
+			Source:      snapshot.SourceInfo{Host: host, UserName: program, Path: path},
 			Description: description, StartTime: fs.UTCTimestampFromTime(rec.Started), EndTime: now,
 			RootEntry: root, Tags: tags,
 		}

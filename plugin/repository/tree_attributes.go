@@ -13,7 +13,6 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/object"
 	"github.com/kubectl-backup/kubectl-backup/plugin/volume"
 )
@@ -92,7 +91,7 @@ type attributesWriter struct {
 	footer attributesFooter
 }
 
-func newAttributesWriter(ctx context.Context, w repo.RepositoryWriter) *attributesWriter {
+func newAttributesWriter(ctx context.Context, w writer) *attributesWriter {
 	return &attributesWriter{out: w.NewObjectWriter(ctx, object.WriterOptions{
 		Description: "volume attributes", Compressor: compressor, MetadataCompressor: compressor, Splitter: fineSplitter,
 	})}
@@ -191,7 +190,7 @@ type attributesRun struct {
 var errAttributes = errors.New("the attributes of the volume are damaged")
 
 // openAttributes reads the footer, and positions a reader on each run.
-func openAttributes(ctx context.Context, r repo.Repository, id object.ID) (*attributesReader, error) {
+func openAttributes(ctx context.Context, r objects, id object.ID) (*attributesReader, error) {
 	a := &attributesReader{}
 	if id == object.EmptyID {
 		return a, nil
@@ -235,7 +234,7 @@ func openAttributes(ctx context.Context, r repo.Repository, id object.ID) (*attr
 	return a, nil
 }
 
-func openRun(ctx context.Context, r repo.Repository, id object.ID, begin, end int64) (*attributesRun, error) {
+func openRun(ctx context.Context, r objects, id object.ID, begin, end int64) (*attributesRun, error) {
 	in, err := r.OpenObject(ctx, id)
 	if err != nil {
 		return nil, err

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/content"
 	"github.com/kopia/kopia/repo/object"
 
@@ -62,7 +61,7 @@ type knownWriter struct {
 	buf      []byte
 }
 
-func newKnownWriter(ctx context.Context, w repo.RepositoryWriter) *knownWriter {
+func newKnownWriter(ctx context.Context, w writer) *knownWriter {
 	out := w.NewObjectWriter(ctx, object.WriterOptions{
 		Description: "known files", Compressor: compressor, MetadataCompressor: compressor, Splitter: fineSplitter,
 	})
@@ -162,7 +161,7 @@ type knownReader struct {
 var errKnown = errors.New("the list of known files is damaged")
 
 // openKnown reads the list of a volume; an empty id has none.
-func openKnown(ctx context.Context, r repo.Repository, id object.ID) (*knownReader, error) {
+func openKnown(ctx context.Context, r objects, id object.ID) (*knownReader, error) {
 	k := &knownReader{}
 	if id == object.EmptyID {
 		return k, nil
@@ -281,7 +280,7 @@ func (k *knownReader) close() {
 // someThere returns contents that are there: all of a repository that has few,
 // and some of any; most is how many are looked at. To list them is much faster
 // than to look each up.
-func someThere(ctx context.Context, r repo.DirectRepository, most int) map[content.ID]bool {
+func someThere(ctx context.Context, r engine, most int) map[content.ID]bool {
 	there := map[content.ID]bool{}
 	enough := errors.New("enough")
 	// What is not listed, after an error for one, is looked up. Deleted contents

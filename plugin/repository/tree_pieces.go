@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"sync"
 
-	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/object"
 )
 
@@ -44,7 +43,7 @@ func (s *store) object(description string, b []byte) (id object.ID, err error) {
 	if !compressible(b) {
 		comp = ""
 	}
-	err = s.relay.use(func(w repo.RepositoryWriter) error {
+	err = s.relay.use(func(w writer) error {
 		out := w.NewObjectWriter(s.ctx, object.WriterOptions{
 			Description: description, Compressor: comp, MetadataCompressor: compressor, Splitter: pieceSplitter,
 		})
@@ -61,7 +60,7 @@ func (s *store) object(description string, b []byte) (id object.ID, err error) {
 // index stores the list of the pieces of an object, as kopia does, and returns
 // the id of the object.
 func (s *store) index(entries []object.IndirectObjectEntry) (id object.ID, err error) {
-	err = s.relay.use(func(w repo.RepositoryWriter) error {
+	err = s.relay.use(func(w writer) error {
 		out := w.NewObjectWriter(s.ctx, object.WriterOptions{
 			Description: "pieces", Prefix: "x", Compressor: compressor, MetadataCompressor: compressor, Splitter: fineSplitter,
 		})

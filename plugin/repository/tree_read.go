@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/object"
 	"github.com/kopia/kopia/snapshot"
 	"github.com/kubectl-backup/kubectl-backup/plugin/volume"
@@ -33,14 +32,14 @@ const (
 // What cannot be read back is an issue in the stream, and the tree goes on;
 // the error is about the way to the data, or about the encoder. What the
 // sender said when the volume was saved is not repeated: see TreeIssues.
-func ReadTree(ctx context.Context, r repo.Repository, root *snapshot.DirEntry, enc *volume.Encoder, prefix string) error {
+func ReadTree(ctx context.Context, r objects, root *snapshot.DirEntry, enc *volume.Encoder, prefix string) error {
 	_, err := readTree(ctx, r, root, enc, prefix)
 	return err
 }
 
 // VerifyTree reads a whole volume, as a restore would, and returns what is
 // damaged and how many bytes were good. Stored checksums are checked with it.
-func VerifyTree(ctx context.Context, r repo.Repository, root *snapshot.DirEntry) ([]volume.Issue, int64, error) {
+func VerifyTree(ctx context.Context, r objects, root *snapshot.DirEntry) ([]volume.Issue, int64, error) {
 	enc := volume.NewEncoder(io.Discard)
 	issues, err := readTree(ctx, r, root, enc, "")
 	return issues, enc.Totals().Bytes, err
@@ -48,7 +47,7 @@ func VerifyTree(ctx context.Context, r repo.Repository, root *snapshot.DirEntry)
 
 // TreeIssues returns what the sender said about paths when the volume was
 // saved, without reading the volume.
-func TreeIssues(ctx context.Context, r repo.Repository, root *snapshot.DirEntry) ([]volume.Issue, error) {
+func TreeIssues(ctx context.Context, r objects, root *snapshot.DirEntry) ([]volume.Issue, error) {
 	t := &treeReader{ctx: ctx, r: r}
 	children, err := t.list("", root.ObjectID)
 	if err != nil {
@@ -71,7 +70,7 @@ func attributesOf(children []child) object.ID {
 	return object.EmptyID
 }
 
-func readTree(ctx context.Context, r repo.Repository, root *snapshot.DirEntry, enc *volume.Encoder, prefix string) ([]volume.Issue, error) {
+func readTree(ctx context.Context, r objects, root *snapshot.DirEntry, enc *volume.Encoder, prefix string) ([]volume.Issue, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	t, wait := walkTree(ctx, cancel, r, root, treeScope{prefix: prefix})
@@ -107,7 +106,7 @@ type treeScope struct {
 // walkTree begins to read the entries of a tree, which come from the channel
 // ordered. The function that is returned is called at the end: it passes over
 // what is left and waits.
-func walkTree(ctx context.Context, cancel context.CancelCauseFunc, r repo.Repository, root *snapshot.DirEntry, s treeScope) (*treeReader, func()) {
+func walkTree(ctx context.Context, cancel context.CancelCauseFunc, r objects, root *snapshot.DirEntry, s treeScope) (*treeReader, func()) {
 	t := &treeReader{
 		ctx: ctx, r: r, treeScope: s, groups: map[string]*group{},
 		ordered: make(chan *treeJob, treeAhead), work: make(chan *treeJob, treeAhead),
@@ -150,7 +149,7 @@ type treeJob struct {
 
 type treeReader struct {
 	ctx context.Context
-	r   repo.Repository
+	r   objects
 	treeScope
 	attributes    *attributesReader
 	groups        map[string]*group // by the path that was the first name in the volume

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"sync"
 	"time"
-
-	"github.com/kopia/kopia/repo"
 )
 
 // A checkpoint makes what was stored so far known to whoever comes after a
@@ -26,7 +24,7 @@ const (
 type relay struct {
 	ctx   context.Context
 	fail  func(error)
-	base  repo.RepositoryWriter
+	base  writer
 	next  func() (*leg, error) // nil where base is all there is
 	began time.Time
 
@@ -39,7 +37,7 @@ type relay struct {
 
 // leg is one of the writers. All but sent is protected by the relay.
 type leg struct {
-	w     repo.RepositoryWriter
+	w     writer
 	close func() error
 	sent  func() int64
 	since time.Time
@@ -48,12 +46,12 @@ type leg struct {
 }
 
 // fixed is a relay of one writer, which the caller flushes.
-func fixed(ctx context.Context, w repo.RepositoryWriter, fail func(error)) *relay {
+func fixed(ctx context.Context, w writer, fail func(error)) *relay {
 	return &relay{ctx: ctx, fail: fail, base: w, current: &leg{w: w}}
 }
 
 // use calls do with the writer of the moment.
-func (r *relay) use(do func(repo.RepositoryWriter) error) error {
+func (r *relay) use(do func(writer) error) error {
 	l, err := r.enter()
 	if err != nil {
 		return err

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/kopia/kopia/fs"
-	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/object"
 	"github.com/kopia/kopia/snapshot"
 	"github.com/kubectl-backup/kubectl-backup/plugin/volume"
@@ -44,7 +43,7 @@ type TreeResult struct {
 // WriteTree stores a volume as a kopia directory. It returns no error only if
 // the stream came to its proper end. Nothing refers to what was written until
 // the caller saves a snapshot of the root.
-func WriteTree(ctx context.Context, w repo.RepositoryWriter, dec *volume.Decoder) (TreeResult, error) {
+func WriteTree(ctx context.Context, w writer, dec *volume.Decoder) (TreeResult, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	return writeTree(ctx, cancel, fixed(ctx, w, cancel), dec, false)
@@ -376,7 +375,7 @@ func (t *treeWriter) storeFolder(f *folder) error {
 		return strings.Compare(a.Name, b.Name)
 	})
 	var stored *snapshot.DirEntry
-	err := t.store.relay.use(func(w repo.RepositoryWriter) (err error) {
+	err := t.store.relay.use(func(w writer) (err error) {
 		stored, err = writeDirectory(t.ctx, w, func(yield func(*snapshot.DirEntry) error) error {
 			for i, e := range f.entries {
 				if i > 0 && f.entries[i-1].Name == e.Name {

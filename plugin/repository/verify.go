@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/blob"
 	"github.com/kopia/kopia/repo/content"
 	kopia "github.com/kopia/kopia/repo/object"
@@ -241,7 +240,7 @@ func (r *Repository) check(ctx context.Context, rec Record) error {
 }
 
 // present looks an object up in the indexes: all of its contents, by content.
-func present(ctx context.Context, r repo.Repository, id kopia.ID) ([]content.Info, error) {
+func present(ctx context.Context, r objects, id kopia.ID) ([]content.Info, error) {
 	ids, err := r.VerifyObject(ctx, id)
 	if err != nil {
 		return nil, err
@@ -261,7 +260,7 @@ func present(ctx context.Context, r repo.Repository, id kopia.ID) ([]content.Inf
 }
 
 // stillThere says that an object that another backup stored can be used.
-func stillThere(ctx context.Context, r repo.Repository, id kopia.ID) bool {
+func stillThere(ctx context.Context, r objects, id kopia.ID) bool {
 	if c, _, ok := id.ContentID(); ok {
 		info, err := r.ContentInfo(ctx, c)
 		return err == nil && !info.Deleted

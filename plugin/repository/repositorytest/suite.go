@@ -39,6 +39,22 @@ func Open(t testing.TB, at Place, o repository.OpenOptions) *repository.Reposito
 	return r
 }
 
+// Mover opens the volumes of a repository again, with its key, as a mover does.
+func Mover(t testing.TB, r *repository.Repository, at Place, o repository.OpenOptions) *repository.Volumes {
+	t.Helper()
+	key, err := r.Key(t.Context())
+	require.NoError(t, err)
+	require.NotNil(t, key)
+	v, err := repository.OpenVolumes(t.Context(), at(t), key, o)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if err := v.Close(context.WithoutCancel(t.Context())); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return v
+}
+
 // Parse makes an object of raw JSON.
 func Parse(t testing.TB, raw string) *object.Object {
 	t.Helper()
