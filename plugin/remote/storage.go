@@ -267,7 +267,7 @@ func (b *bridge) put(ctx context.Context, file string, data blob.Bytes, opts blo
 			first = final + ".tmp." + hex.EncodeToString(suffix[:])
 		}
 		info := object.NewStaticObjectInfo(first, time.Now(), int64(data.Length()), true, hashes, nil)
-		o, err := f.Put(ctx, in, info)
+		o, err := b.send(ctx, f, in, info)
 		if err == nil {
 			err = b.whole(ctx, o, info)
 		}
@@ -286,6 +286,33 @@ func (b *bridge) put(ctx context.Context, file string, data blob.Bytes, opts blo
 		}
 		return nil
 	})
+}
+
+// shownPauses is how long a blob is waited for that the remote took and does
+// not show.
+var shownPauses = []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, 900 * time.Millisecond, 2700 * time.Millisecond}
+
+// send puts a file and gives what the remote made of it. rclone looks at what it
+// has put, and a remote may not show that at once. Then it is looked for again,
+// and not sent again: a second put may be refused, or keep both.
+func (b *bridge) send(ctx context.Context, f fs.Fs, in io.Reader, info *object.StaticObjectInfo) (fs.Object, error) {
+	o, err := f.Put(ctx, in, info)
+	for _, wait := range shownPauses {
+		if !isNotFound(err) {
+			return o, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(wait):
+		}
+		o, err = b.look(ctx, f, info.Remote())
+	}
+	if isNotFound(err) {
+		// Not the error that stands for a blob that is not there.
+		err = fmt.Errorf("the remote does not show what it was sent: %v", err)
+	}
+	return o, err
 }
 
 // hashes computes the checksums that the remote can check on arrival. Remotes
