@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
@@ -26,9 +27,17 @@ func (o *specFlags) open(ctx context.Context, e *env, readOnly bool) (*repositor
 }
 
 // matchRecord finds the one record that an id, or the beginning of one, names.
+// A whole id is asked for by its name: the remote's listings may be late.
 func matchRecord(ctx context.Context, repo *repository.Repository, id string) (repository.Record, error) {
+	r, err := repo.Record(ctx, id)
+	switch {
+	case errors.Is(err, repository.ErrDamaged):
+		return r, nil
+	case !errors.Is(err, repository.ErrNoRecord):
+		return r, err
+	}
 	var found []repository.Record
-	err := repo.Records(ctx, func(r repository.Record) error {
+	err = repo.Records(ctx, func(r repository.Record) error {
 		if strings.HasPrefix(r.ID, id) {
 			found = append(found, r)
 		}

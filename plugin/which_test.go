@@ -4,10 +4,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kopia/kopia/repo/blob"
 	"github.com/kopia/kopia/snapshot"
 	"github.com/stretchr/testify/require"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
+	"github.com/kubectl-backup/kubectl-backup/plugin/repository/repositorytest"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
@@ -64,4 +66,36 @@ func TestVolumesByTheirNames(t *testing.T) {
 			require.ErrorContains(t, err, w, name)
 		}
 	}
+}
+
+// TestBackupByItsID: a whole id needs no listing, which may be late; the
+// beginning of one does. A damaged record is found by both.
+func TestBackupByItsID(t *testing.T) {
+	m := &repositorytest.Memory{}
+	require.NoError(t, repository.Initialize(t.Context(), m, repositorytest.Password))
+	w := repositorytest.Open(t, func(testing.TB) blob.Storage { return m }, repository.OpenOptions{})
+	id, _ := repositorytest.Backup(t, w, repository.Record{}, repositorytest.Small(t, 2, 1))
+	find := func(id string) (repository.Record, error) {
+		r := repositorytest.Open(t, func(testing.TB) blob.Storage { return m }, repository.OpenOptions{ReadOnly: true})
+		return matchRecord(t.Context(), r, id)
+	}
+	for _, known := range []string{id, id[:len(id)-1]} {
+		rec, err := find(known)
+		require.NoError(t, err)
+		require.Equal(t, id, rec.ID)
+	}
+	m.Flip(blob.ID("kb-" + id))
+	for _, known := range []string{id, id[:len(id)-1]} {
+		rec, err := find(known)
+		require.NoError(t, err)
+		require.Equal(t, id, rec.ID)
+		require.NotEmpty(t, rec.Damaged)
+	}
+	m.Flip(blob.ID("kb-" + id))
+	m.ListDelay = time.Hour
+	rec, err := find(id)
+	require.NoError(t, err)
+	require.Equal(t, id, rec.ID)
+	_, err = find(id[:len(id)-1])
+	require.ErrorAs(t, err, new(*v1alpha1.UsageError), "what is not listed and not named cannot be known")
 }

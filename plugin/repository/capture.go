@@ -146,7 +146,7 @@ func (s *Session) AddVolume(ctx context.Context, line v1alpha1.VolumeLine, part 
 
 // indexPauses is how long the index blobs of another process are waited for,
 // on remotes whose listings are late.
-var indexPauses = []time.Duration{200 * time.Millisecond, time.Second, 3 * time.Second, 10 * time.Second}
+var indexPauses = []time.Duration{200 * time.Millisecond, time.Second, 3 * time.Second, 10 * time.Second, 20 * time.Second, 30 * time.Second}
 
 // await refreshes the indexes until an object that another process stored is
 // found in them.

@@ -217,7 +217,7 @@ func (r *Repository) Records(ctx context.Context, each func(Record) error) error
 				return context.Cause(ctx)
 			}
 			if err != nil {
-				rec = Record{ID: id, Time: idToTime(id, m.Timestamp), Damaged: err.Error()}
+				rec = unreadable(id, m, err)
 			}
 			records[i] = rec
 			return nil
@@ -238,7 +238,8 @@ func (r *Repository) Records(ctx context.Context, each func(Record) error) error
 }
 
 // Record reads one backup's record by its id. It asks for that one blob and
-// does not depend on listings. An unreadable one is ErrDamaged.
+// does not depend on listings. An unreadable one is ErrDamaged, and comes with
+// its ID and Damaged set, as from Records.
 func (r *Repository) Record(ctx context.Context, id string) (Record, error) {
 	ctx, cancel := r.guard.bind(ctx)
 	defer cancel()
@@ -264,9 +265,14 @@ func (r *Repository) Record(ctx context.Context, id string) (Record, error) {
 	}
 	rec, err := r.readRecord(ctx, id, m)
 	if err != nil {
-		return Record{}, fmt.Errorf("backup %s: %w", id, r.guard.explain(ctx, err))
+		return unreadable(id, m, err), fmt.Errorf("backup %s: %w", id, r.guard.explain(ctx, err))
 	}
 	return rec, nil
+}
+
+// unreadable stands for a record that cannot be read.
+func unreadable(id string, m blob.Metadata, err error) Record {
+	return Record{ID: id, Time: idToTime(id, m.Timestamp), Damaged: err.Error()}
 }
 
 func (r *Repository) readRecord(ctx context.Context, id string, m blob.Metadata) (Record, error) {
