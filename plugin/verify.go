@@ -2,11 +2,13 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/plan"
+	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
@@ -50,14 +52,13 @@ func (o *verifyOptions) Run(ctx context.Context, id string) error {
 	err = repo.Verify(ctx, record,
 		func(l v1alpha1.ObjectLine) { d.Objects = append(d.Objects, l) },
 		func(l v1alpha1.VolumeLine) { d.Volumes = append(d.Volumes, l) })
-	if err != nil {
+	if err != nil && !errors.Is(err, repository.ErrDamaged) {
 		return err
 	}
 	plan.Judge(&d)
-	if d.Result == v1alpha1.ResultPartial {
+	if err != nil {
 		// A damaged backup is not a partial success of verifying it.
-		d.Result, d.ExitCode = v1alpha1.ResultFailed, ExitError
-		d.Error = "the backup " + record.ID + " is damaged: see the lines that failed"
+		d.Result, d.ExitCode, d.Error = v1alpha1.ResultFailed, ExitError, err.Error()
 	}
 	d.Seconds = time.Since(started).Seconds()
 	return o.env.report(&d, o.output.value)

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
 // small is a remote on a file system of its own, in memory, with so many bytes.
@@ -165,6 +167,41 @@ func TestRemoteBreaksInMidRun(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestVerifyNamesWhatIsDamaged: a volume whose data is cut off has a line that
+// says so, and all others have theirs.
+func TestVerifyNamesWhatIsDamaged(t *testing.T) {
+	ns := namespace(t, "damaged")
+	folders := twoVolumes(t, ns, 1<<20)
+	remote, repository := local(t)
+	f := spec(t, everything(ns), remote)
+	first := good(t, ns, f)
+	packs := filepath.Join(repository, "p")
+	before := filesBelow(t, packs)
+	fillRandom(t, filepath.Join(folders[0], "file"), 1<<20)
+	second := good(t, ns, f)
+	for name := range filesBelow(t, packs) {
+		if _, old := before[name]; !old {
+			require.NoError(t, os.Truncate(filepath.Join(packs, name), 0))
+		}
+	}
+
+	d, r := document(t, "verify", second.Backup, "-f", f)
+	require.Equal(t, 1, r.code)
+	require.Equal(t, v1alpha1.ResultFailed, d.Result)
+	require.Contains(t, d.Error, "damaged")
+	require.Equal(t, second.Backup, d.Backup)
+	require.Len(t, d.Objects, len(inBackup(second)))
+	outcomes := map[v1alpha1.Outcome]int{}
+	for _, v := range d.Volumes {
+		outcomes[v.Outcome]++
+		if v.Outcome == v1alpha1.OutcomeFailed {
+			require.Contains(t, v.Reason, `file: unreadable`)
+		}
+	}
+	require.Equal(t, map[v1alpha1.Outcome]int{v1alpha1.OutcomeFailed: 1, v1alpha1.OutcomeVerified: 1}, outcomes)
+	whole(t, f, first.Backup)
 }
 
 // webdav serves a folder until it is stopped.
