@@ -320,3 +320,57 @@ spec:
 	require.NoError(t, err)
 	require.Equal(t, "deed", string(content))
 }
+
+// TestPodWithManyEphemeralContainers: they cannot be taken out of a pod again,
+// so there is an end to adding them before it is too large to be updated.
+func TestPodWithManyEphemeralContainers(t *testing.T) {
+	ns := namespace(t, "crowded")
+	apply(t, "src", fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: bare, namespace: %s}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: static, image: %q, args: [--dir, /data/files], volumeMounts: [{name: scratch, mountPath: /data}]}]
+  volumes: [{name: scratch, emptyDir: {}}, {name: unseen, emptyDir: {}}]
+`, ns, noTools))
+	ready(t, "src", ns, "pod/bare")
+	count := func() int {
+		return len(strings.Fields(kubectl(t, "src", "-n", ns, "get", "pod", "bare", "-o", "jsonpath={.spec.ephemeralContainers[*].name}")))
+	}
+	crowd := func(n int) {
+		var list []string
+		for i := range n - count() {
+			list = append(list, fmt.Sprintf(`{"name": "%d-%d", "image": "localhost/nothing-like-it:dev", "imagePullPolicy": "Never"}`, n, i))
+		}
+		kubectl(t, "src", "-n", ns, "patch", "pod", "bare", "--subresource=ephemeralcontainers", "--type=strategic", "-p", `{"spec": {"ephemeralContainers": [`+strings.Join(list, ", ")+`]}}`)
+		require.Equal(t, n, count())
+	}
+	remote, _ := local(t)
+	f := spec(t, everything(ns)+"  volumes: [{method: Stream}]\n", remote)
+
+	crowd(128)
+	d, r := document(t, "run", "-f", f)
+	require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, d.Volumes)
+	id := d.Backup
+	require.Regexp(t, "pod bare has 12[89] ephemeral containers", strings.Join(volumeOf(t, d, "scratch").Warnings, "\n"))
+	require.Equal(t, 130, count())
+
+	crowd(256)
+	// Whether a container that shows a volume has GNU tar is found out by the run.
+	for command, volumes := range map[string][]string{"plan": {"unseen"}, "run": {"unseen", "scratch"}} {
+		d, r = document(t, command, "-f", f)
+		require.Equal(t, 3, r.code, "%s: %s", command, r.stderr)
+		for _, volume := range volumes {
+			v := volumeOf(t, d, volume)
+			require.Equal(t, v1alpha1.OutcomeFailed, v.Outcome, "%s: %+v", command, v)
+			require.Contains(t, v.Reason, "pod bare has 256 ephemeral containers", command)
+		}
+	}
+	require.Equal(t, 256, count())
+
+	// They are none of what a pod can be made with.
+	r = backup(t, "restore", id, "-f", f, "--to-context", "dst", "--filter", `ref.kind == "Pod"`)
+	require.Equal(t, 0, r.code, r.stderr)
+	ready(t, "dst", ns, "pod/bare")
+}

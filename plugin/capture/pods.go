@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,6 +26,17 @@ func (m *carrier) ephemeral(ctx context.Context, line *v1alpha1.VolumeLine, sink
 		VolumeMounts:    []corev1.VolumeMount{{Name: line.Volume, MountPath: mover.Root, ReadOnly: true}},
 		SecurityContext: cmp.Or(m.mover.SecurityContext, &corev1.SecurityContext{RunAsUser: &root, RunAsNonRoot: &no}),
 	}}
+	have, err := m.cluster.EphemeralContainers(ctx, line.Ref.Namespace, line.Pod)
+	if err != nil {
+		return fmt.Errorf("look at pod %s: %w", line.Pod, err)
+	}
+	warning, err := kube.RoomForEphemeral(line.Pod, have)
+	if err != nil {
+		return err
+	}
+	if warning != "" && !slices.Contains(line.Warnings, warning) {
+		line.Warnings = append(line.Warnings, warning)
+	}
 	if err := m.cluster.AddEphemeralContainer(ctx, line.Ref.Namespace, line.Pod, container); err != nil {
 		return fmt.Errorf("add an ephemeral container to pod %s: %w", line.Pod, err)
 	}

@@ -21,6 +21,7 @@ type pod struct {
 	finished   bool
 	volumes    []podVolume
 	containers []podContainer
+	ephemeral  int // how many ephemeral containers it has, ended ones too
 	// container is the one that kubectl would choose.
 	container string
 	hooks     []hookMatch // of the policy's hooks, those that match or fail
@@ -108,6 +109,7 @@ func readPod(o *object.Object) (*pod, error) {
 	if named := o.Annotations["kubectl.kubernetes.io/default-container"]; p.find(named) != nil {
 		p.container = named
 	}
+	p.ephemeral = len(mapsAt(content, "spec", "ephemeralContainers"))
 	for _, c := range mapsAt(content, "spec", "initContainers") {
 		if c["restartPolicy"] == "Always" { // it runs beside the others
 			p.containers = append(p.containers, readContainer(c, started))

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
@@ -209,6 +210,14 @@ func (inv *inventory) podVolumeLine(ctx context.Context, p *pod, v podVolume) (v
 		line.Outcome = v1alpha1.OutcomeFailed
 		line.Reason = r.name + ": no container shows the whole of it, and " + noImage
 	case line.Container == "":
+		warning, err := kube.RoomForEphemeral(p.ref.Name, p.ephemeral)
+		if err != nil {
+			line.Outcome, line.Reason = v1alpha1.OutcomeFailed, r.name+": no container shows the whole of it, and "+err.Error()
+			break
+		}
+		if warning != "" {
+			line.Warnings = append(line.Warnings, warning)
+		}
 		line.Outcome, line.Method, line.Cut = v1alpha1.OutcomeInclude, v1alpha1.MethodStream, cutLive
 		line.Reason = r.name + ": no container shows the whole of it, so an ephemeral container reads it"
 	default:
