@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	gohash "hash"
 	"io"
 	"net/http"
 	"os"
@@ -318,31 +319,31 @@ func (b *bridge) send(ctx context.Context, f fs.Fs, in io.Reader, info *object.S
 // hashes computes the checksums that the remote can check on arrival. Remotes
 // that would have to read the file again for it are not asked.
 func (b *bridge) hashes(data blob.Bytes) (map[hash.Type]string, error) {
+	known := map[hash.Type]gohash.Hash{}
+	var all []io.Writer
+	for _, t := range b.fs.Hashes().Array() {
+		switch {
+		case b.fs.Features().SlowHash:
+		case t == hash.MD5:
+			known[t] = md5.New()
+		case t == hash.SHA1:
+			known[t] = sha1.New()
+		}
+		if h := known[t]; h != nil {
+			all = append(all, h)
+		}
+	}
 	sums := map[hash.Type]string{}
-	if b.fs.Features().SlowHash {
+	if len(all) == 0 {
 		return sums, nil
 	}
-	var all []byte
-	for _, t := range b.fs.Hashes().Array() {
-		if t != hash.MD5 && t != hash.SHA1 {
-			continue
-		}
-		if all == nil {
-			in := data.Reader()
-			var err error
-			if all, err = io.ReadAll(in); err != nil {
-				return nil, fmt.Errorf("read blob: %w", err)
-			}
-			in.Close()
-		}
-		switch t {
-		case hash.MD5:
-			sum := md5.Sum(all)
-			sums[t] = hex.EncodeToString(sum[:])
-		case hash.SHA1:
-			sum := sha1.Sum(all)
-			sums[t] = hex.EncodeToString(sum[:])
-		}
+	in := data.Reader()
+	defer in.Close()
+	if _, err := io.Copy(io.MultiWriter(all...), in); err != nil {
+		return nil, fmt.Errorf("read blob: %w", err)
+	}
+	for t, h := range known {
+		sums[t] = hex.EncodeToString(h.Sum(nil))
 	}
 	return sums, nil
 }
