@@ -2,7 +2,6 @@ package capture
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -128,7 +127,15 @@ func TestNote(t *testing.T) {
 	if h.seconds != 3 {
 		t.Error(h.seconds)
 	}
-	if !slices.ContainsFunc(d.Warnings, func(w string) bool { return strings.Contains(w, "crane-0") && strings.Contains(w, "no sh") }) || len(d.Warnings) != 1 {
-		t.Error(d.Warnings)
+	h.note([]v1alpha1.HookLine{said(0, v1alpha1.OutcomeFailed, 1, "it may be frozen still")})
+	if len(d.Warnings) != 2 {
+		t.Fatal(d.Warnings)
+	}
+	for i, says := range [][]string{{"crane-0", "was not quiet", "no sh"}, {"crane-0", "was not held and let go as it should be", "it may be frozen still"}} {
+		for _, word := range says {
+			if !strings.Contains(d.Warnings[i], word) {
+				t.Errorf("%q does not say %q", d.Warnings[i], word)
+			}
+		}
 	}
 }

@@ -77,7 +77,11 @@ func (h *hold) note(lines []v1alpha1.HookLine) {
 				line.Outcome, line.Reason = now.Outcome, now.Reason
 			}
 			if now.Outcome == v1alpha1.OutcomeFailed && h.run.p.Hooks[i].OnFailure == v1alpha1.OnFailureContinue {
-				h.run.warn("hook %s: pod %s/%s was not quiet while it was cut: %s", now.Hook, now.Pod.Namespace, now.Pod.Name, now.Reason)
+				what := "was not quiet while it was cut"
+				if now.FrozenSeconds > 0 {
+					what = "was not held and let go as it should be"
+				}
+				h.run.warn("hook %s: pod %s/%s %s: %s", now.Hook, now.Pod.Namespace, now.Pod.Name, what, now.Reason)
 			}
 		}
 	}

@@ -59,7 +59,11 @@ func open(ctx context.Context, e executor, t Target) (*Session, error) {
 	h := s.heard
 	select {
 	case <-h.ready:
-		return s, nil
+		if !h.late() {
+			return s, nil
+		}
+		s.release()
+		return nil, s.unready()
 	case <-h.ended:
 		cancel()
 		return nil, s.unready()
@@ -101,8 +105,10 @@ func (s *Session) freeze(ctx context.Context) error {
 	var err error
 	select {
 	case <-h.frozen:
-		s.frozen = h.frozenAt
-		return nil
+		if !h.late() {
+			s.frozen = h.frozenAt
+			return nil
+		}
 	case <-h.failed:
 	case <-h.ended:
 	case <-timer.C:
@@ -165,7 +171,7 @@ func (s *Session) letGo() Result {
 	case <-h.ended:
 	case <-timer.C:
 		return Result{Held: time.Since(s.frozen), Expired: !h.wasRequested(),
-			Err: fmt.Errorf("%s: no word within %s that it was thawed", t, wait.Round(time.Second))}
+			Err: fmt.Errorf("%s: no word within %s that it was thawed: it may be frozen still", t, wait.Round(time.Second))}
 	}
 	r := Result{Held: h.endedAt.Sub(s.frozen), Expired: early || h.how != "requested"}
 	switch {
@@ -338,6 +344,14 @@ func (h *heard) isEnded() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.done[h.ended] || h.how != ""
+}
+
+// late tells whether a step took longer than it may. Such a step is ended, and
+// many a program ends well when it is told to, whatever it has done by then.
+func (h *heard) late() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.timeout
 }
 
 func (h *heard) wasRequested() bool {

@@ -170,10 +170,13 @@ func TestAFreezeThatFailsIsUndone(t *testing.T) {
 		timeout       time.Duration
 		says          []string
 	}{
-		"fails":             {"touch FROZEN; echo no room >&2; exit 3", "rm FROZEN", 20 * time.Second, []string{"failed with exit code 3", "no room"}},
-		"is no program":     {"exec /no/such/program", "rm -f FROZEN", 20 * time.Second, []string{"failed with exit code 127"}},
-		"takes too long":    {"touch FROZEN; sleep 60; touch LATE", "rm FROZEN", time.Second, []string{"not frozen within 1s"}},
-		"takes no notice":   {"trap : TERM; touch FROZEN; while :; do sleep 1; done", "rm FROZEN", time.Second, []string{"not frozen within 1s"}},
+		"fails":           {"touch FROZEN; echo no room >&2; exit 3", "rm FROZEN", 20 * time.Second, []string{"failed with exit code 3", "no room"}},
+		"is no program":   {"exec /no/such/program", "rm -f FROZEN", 20 * time.Second, []string{"failed with exit code 127"}},
+		"takes too long":  {"touch FROZEN; sleep 60; touch LATE", "rm FROZEN", time.Second, []string{"not frozen within 1s"}},
+		"takes no notice": {"trap : TERM; touch FROZEN; while :; do sleep 1; done", "rm FROZEN", time.Second, []string{"not frozen within 1s"}},
+		"ends well when it is told to end": {
+			"trap 'exit 0' TERM; touch FROZEN; while :; do sleep 1; done", "rm FROZEN", time.Second, []string{"not frozen within 1s"},
+		},
 		"fails, after too":  {"exit 3", "echo cannot; exit 4", 20 * time.Second, []string{"failed with exit code 3", "exit code 4", "may be frozen still", "cannot"}},
 		"says a great deal": {"i=0; while [ $i -lt 2000 ]; do i=$((i+1)); echo line $i; done; echo the last one; exit 5", "true", 20 * time.Second, []string{"exit code 5", "the last one"}},
 		"says one long line": {
@@ -284,7 +287,8 @@ func TestAPreparationComesFirst(t *testing.T) {
 }
 
 func TestAPreparationThatFails(t *testing.T) {
-	for script, says := range map[string]string{"echo wrong password; exit 1": "failed (its last words: wrong password)", "sleep 30": "took longer than 1s"} {
+	for script, says := range map[string]string{"echo wrong password; exit 1": "failed (its last words: wrong password)", "sleep 30": "took longer than 1s",
+		"trap 'exit 0' TERM; while :; do sleep 1; done": "took longer than 1s"} {
 		t.Run(script, func(t *testing.T) {
 			everyShell(t, func(t *testing.T, c *container) {
 				target := session(markedSession)
