@@ -11,6 +11,7 @@ import (
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
+	"github.com/kubectl-backup/kubectl-backup/plugin/rewrite"
 	"github.com/kubectl-backup/kubectl-backup/spec/v1alpha1"
 )
 
@@ -143,5 +144,28 @@ func TestManagersOfControllersStay(t *testing.T) {
 	want := []any{saved[0], map[string]any{"manager": "controller", "operation": "Update", "subresource": "status"}}
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("%v, want %v", got, want)
+	}
+}
+
+// A container that a backup added to a pod is no sign of an interrupted restore.
+func TestOwnsFields(t *testing.T) {
+	for entry, want := range map[string]bool{
+		`{"manager":"kubectl-backup","operation":"Update"}`:                                     true,
+		`{"manager":"kubectl-backup","operation":"Apply","subresource":"status"}`:               true,
+		`{"manager":"kubectl-backup","operation":"Update","subresource":"ephemeralcontainers"}`: false,
+		`{"manager":"gitops","operation":"Apply"}`:                                              false,
+		`{"manager":"kubelet","operation":"Update","subresource":"status"}`:                     false,
+	} {
+		o, err := object.Parse([]byte(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","namespace":"n","managedFields":[` + entry + `]}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := rewrite.Decode(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := ownsFields(d); got != want {
+			t.Errorf("%s: %v", entry, got)
+		}
 	}
 }

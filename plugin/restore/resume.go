@@ -204,14 +204,14 @@ func (p *Plan) finishLater() {
 }
 
 // ownsFields says whether this program is among the owners of an object's
-// fields: it never is once a restore is finished.
+// fields: it never is once a restore is finished. What a backup added to a
+// running pod to read its volumes is no sign of a restore; it cannot be taken
+// out of the pod again.
 func ownsFields(d *rewrite.Draft) bool {
-	for _, e := range rewrite.ManagersOf(d, true).Entries {
-		if managerKeyOf(e).manager == kube.FieldManager {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(rewrite.ManagersOf(d, true).Entries, func(e any) bool {
+		k := managerKeyOf(e)
+		return k.manager == kube.FieldManager && k.subresource != "ephemeralcontainers"
+	})
 }
 
 // restoreFinished does what lacks of an object that is there.
