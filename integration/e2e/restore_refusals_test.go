@@ -441,4 +441,24 @@ spec: {storageClassName: "", volumeName: $DISK, accessModes: [ReadWriteOnce], re
 	dst.removeNamespace(ns + "-d")
 	d = complete(t, r)
 	require.Equal(t, v1alpha1.OutcomeRestored, d.Volumes[0].Outcome)
+
+	// Where the disk is known by another name.
+	alias := text[:strings.Index(text, "---\napiVersion: v1\nkind: Namespace")]
+	alias = strings.NewReplacer("name: $DISK, uid: pv1", "name: renamed-$DISK, uid: pv1", "namespace: $NS, ", "namespace: $NS-e, ").Replace(alias)
+	b = newBackup(t).addYAML(strings.ReplaceAll(text, "volumeHandle: $DISK", "volumeHandle: other-$DISK"), "$NS", ns+"-f", "$DISK", "second-"+disk)
+	kubectlInput(t, "dst", strings.NewReplacer("$NS", ns, "volumeHandle: $DISK", "volumeHandle: other-second-"+disk, "$DISK", disk).Replace(alias), "create", "-f", "-")
+	dst.removeAfterwards(volumes, "renamed-"+disk)
+	dst.removeNamespace(ns + "-f")
+	class := r.Rewrite
+	r = b.request(dst)
+	_, err := restore.Compute(t.Context(), r)
+	require.ErrorContains(t, err, "its volume does not come with it")
+	r.Rewrite = class
+	d = complete(t, r)
+	left := line(t, d, "PersistentVolume", "second-"+disk)
+	require.Equal(t, v1alpha1.OutcomeSkipped, left.Outcome)
+	require.Contains(t, left.Reason, "as PersistentVolume renamed-"+disk+", which belongs to claim "+ns+"-e/books")
+	require.Nil(t, field(dst.must("v1", "PersistentVolumeClaim", ns+"-f", "books"), "spec", "volumeName"))
+	_, err = dst.Get(t.Context(), volumes, "", "second-"+disk)
+	require.True(t, apierrors.IsNotFound(err), err)
 }

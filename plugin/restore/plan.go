@@ -33,9 +33,11 @@ type item struct {
 	shared  *sharedDefinition
 	binding *binding
 	// claimRef is the claim of a PersistentVolume, and volume the volume of a
-	// claim, by the names where they were saved.
+	// claim, by the names where they were saved; disk is what a PersistentVolume
+	// leads to, see diskOf.
 	claimRef *v1alpha1.Ref
 	volume   string
+	disk     string
 	classes  []rewrite.ClaimSpec
 
 	// convertedTo is set where the version at which it was saved is not served.
@@ -225,6 +227,9 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 		return nil, err
 	}
 	if err := p.leaveTakenVolumes(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.leaveTakenDisks(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.findScaled(ctx); err != nil {

@@ -240,6 +240,7 @@ func (p *Plan) inspect(ctx context.Context, i *item, o *object.Object, filled bo
 		i.claimRef = &v1alpha1.Ref{Kind: "PersistentVolumeClaim"}
 		i.claimRef.Name, _ = ref["name"].(string)
 		i.claimRef.Namespace, _ = ref["namespace"].(string)
+		i.disk = diskOf(spec)
 	case o.Ref.Group == "rbac.authorization.k8s.io":
 		if slices.ContainsFunc(changes, func(c rewrite.Change) bool { return strings.HasPrefix(c.Field, "subjects") }) {
 			subjects, _ := d.Content["subjects"].([]any)

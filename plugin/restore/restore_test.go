@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -166,6 +167,40 @@ func TestOwnsFields(t *testing.T) {
 		}
 		if got := ownsFields(d); got != want {
 			t.Errorf("%s: %v", entry, got)
+		}
+	}
+}
+
+// Two volumes lead to one disk where what names the disk is the same, whatever
+// else they say of it.
+func TestDiskOf(t *testing.T) {
+	disk := func(spec string) string {
+		t.Helper()
+		var content map[string]any
+		if err := json.Unmarshal([]byte(spec), &content); err != nil {
+			t.Fatal(err)
+		}
+		return diskOf(content)
+	}
+	here := `"nodeAffinity":{"required":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"kubernetes.io/hostname","operator":"In","values":["here"]}]}]}}`
+	for _, c := range []struct {
+		a, b string
+		same bool
+	}{
+		{`{"csi":{"driver":"d","volumeHandle":"1","fsType":"ext4"}}`, `{"csi":{"driver":"d","volumeHandle":"1","readOnly":true},"capacity":{"storage":"1Gi"}}`, true},
+		{`{"csi":{"driver":"d","volumeHandle":"1"}}`, `{"csi":{"driver":"d","volumeHandle":"2"}}`, false},
+		{`{"csi":{"driver":"d","volumeHandle":"1"}}`, `{"csi":{"driver":"e","volumeHandle":"1"}}`, false},
+		{`{"iscsi":{"targetPortal":"p","iqn":"q","lun":0}}`, `{"iscsi":{"targetPortal":"p","iqn":"q","lun":1}}`, false},
+		{`{"local":{"path":"/a"},` + here + `}`, `{"local":{"path":"/a","fsType":"xfs"},` + here + `}`, true},
+		{`{"local":{"path":"/a"},` + here + `}`, `{"local":{"path":"/a"}}`, false},
+	} {
+		if a, b := disk(c.a), disk(c.b); a == "" || b == "" || (a == b) != c.same {
+			t.Errorf("%s and %s: %q, %q", c.a, c.b, a, b)
+		}
+	}
+	for _, shared := range []string{`{"nfs":{"server":"s","path":"/a"}}`, `{"hostPath":{"path":"/a"}}`, `{}`} {
+		if got := disk(shared); got != "" {
+			t.Errorf("%s: %q", shared, got)
 		}
 	}
 }
