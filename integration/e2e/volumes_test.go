@@ -291,12 +291,15 @@ func TestFilesThatMayNotBeRead(t *testing.T) {
 
 	r := without(t, "run", "-f", f, "-o", "json")
 	require.Equal(t, 3, r.code, r.stderr)
-	line := volumeOf(t, decode(t, r), "books")
+	partial := decode(t, r)
+	line := volumeOf(t, partial, "books")
 	require.Equal(t, v1alpha1.OutcomeIncomplete, line.Outcome, "%+v", line)
 	issues := strings.Join(line.Issues, "\n")
 	require.Contains(t, issues, `"closed: café\n"`)
 	require.Contains(t, issues, "vault")
 	require.Contains(t, issues, "Permission denied")
+	planned, _ := document(t, "restore", partial.Backup, "-f", f, "--to-context", "dst", "--map-storage-class", "fast=premium", "--dry-run=server")
+	require.Contains(t, strings.Join(volumeOf(t, planned, "books").Warnings, "\n"), "the backup does not hold all of it: 2 path(s) could not be read")
 
 	d, r := document(t, "run", "-f", f)
 	require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, d.Volumes)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,15 +98,18 @@ func (m *carrier) saved(line *v1alpha1.VolumeLine, method string, r *repository.
 	line.Outcome = v1alpha1.OutcomeSaved
 	if r.Unreadable > 0 {
 		line.Outcome = v1alpha1.OutcomeIncomplete
-		line.Reason = fmt.Sprintf("%d path(s) could not be read; first: %s", r.Unreadable, first(r.Issues))
+		line.Reason = fmt.Sprintf("%d path(s) could not be read; first: %s", r.Unreadable, firstUnreadable(r.Issues))
 	}
 }
 
-func first(list []string) string {
-	if len(list) == 0 {
+// firstUnreadable is the first of the issues that is of a path that could not be
+// read, and not of one that changed.
+func firstUnreadable(issues []string) string {
+	i := slices.IndexFunc(issues, func(s string) bool { return strings.Contains(s, ": "+volume.Unreadable.String()) })
+	if i < 0 {
 		return "not named"
 	}
-	return list[0]
+	return issues[i]
 }
 
 // ways lists the ways to a volume, the least intrusive first.

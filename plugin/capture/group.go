@@ -143,6 +143,7 @@ func (r *run) capture(ctx context.Context) error {
 	if err := r.cutAll(ctx); err != nil {
 		return err
 	}
+	passedOver(r.d)
 	return r.moveAll(ctx)
 }
 

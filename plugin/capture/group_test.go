@@ -139,3 +139,16 @@ func TestNote(t *testing.T) {
 		}
 	}
 }
+
+// A report of a run says of each hook what became of it.
+func TestPassedOver(t *testing.T) {
+	d := &v1alpha1.Document{Hooks: []v1alpha1.HookLine{
+		{Hook: "a", Outcome: v1alpha1.OutcomeHeld}, {Hook: "b", Outcome: v1alpha1.OutcomeFailed, Reason: "no sh"}, {Hook: "c", Outcome: v1alpha1.OutcomeInclude},
+	}}
+	passedOver(d)
+	for i, want := range []string{"Held ", "Failed no sh", "Skipped not frozen, since no volume was left that it would be held for"} {
+		if got := fmt.Sprintf("%s %s", d.Hooks[i].Outcome, d.Hooks[i].Reason); got != want {
+			t.Errorf("%q, not %q", got, want)
+		}
+	}
+}

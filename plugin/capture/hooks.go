@@ -86,3 +86,13 @@ func (h *hold) note(lines []v1alpha1.HookLine) {
 		}
 	}
 }
+
+// passedOver gives the hooks that were planned and not held, as nothing was left
+// to hold them for, their verdict.
+func passedOver(d *v1alpha1.Document) {
+	for i := range d.Hooks {
+		if line := &d.Hooks[i]; line.Outcome == v1alpha1.OutcomeInclude {
+			line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, "not frozen, since no volume was left that it would be held for"
+		}
+	}
+}

@@ -191,3 +191,15 @@ func TestAttempts(t *testing.T) {
 		}
 	}
 }
+
+// The reason of an incomplete volume names a path that is missing, and not one
+// that merely changed.
+func TestFirstUnreadable(t *testing.T) {
+	issues := []string{"grow: changed while read: stored with the 7 bytes that were read", "locked: unreadable: permission denied", "secret: unreadable: permission denied"}
+	if got := firstUnreadable(issues); got != issues[1] {
+		t.Error(got)
+	}
+	if got := firstUnreadable(issues[:1]); got != "not named" {
+		t.Error(got)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -201,6 +202,25 @@ func TestDiskOf(t *testing.T) {
 	for _, shared := range []string{`{"nfs":{"server":"s","path":"/a"}}`, `{"hostPath":{"path":"/a"}}`, `{}`} {
 		if got := disk(shared); got != "" {
 			t.Errorf("%s: %q", shared, got)
+		}
+	}
+}
+
+// Data that was not wholly saved does not come back without a word.
+func TestWarnOfGaps(t *testing.T) {
+	for _, c := range []struct {
+		saved, now v1alpha1.Outcome
+		warned     bool
+	}{
+		{v1alpha1.OutcomeIncomplete, v1alpha1.OutcomeCreate, true},
+		{v1alpha1.OutcomeIncomplete, v1alpha1.OutcomeApply, true},
+		{v1alpha1.OutcomeIncomplete, v1alpha1.OutcomeConflict, false},
+		{v1alpha1.OutcomeSaved, v1alpha1.OutcomeCreate, false},
+	} {
+		v := &volumeItem{line: v1alpha1.VolumeLine{Outcome: c.now}}
+		v.warnOfGaps(v1alpha1.VolumeLine{Outcome: c.saved, Reason: "1 path(s) could not be read; first: locked: unreadable"})
+		if warned := strings.Contains(strings.Join(v.line.Warnings, ""), "first: locked"); warned != c.warned {
+			t.Errorf("%+v: %q", c, v.line.Warnings)
 		}
 	}
 }

@@ -93,6 +93,7 @@ func (p *Plan) planVolumes(ctx context.Context) error {
 		if err := p.planVolume(ctx, v, saved); err != nil {
 			return err
 		}
+		v.warnOfGaps(saved)
 		if v.line.Outcome == v1alpha1.OutcomeCreate {
 			data++
 		}
@@ -110,6 +111,13 @@ func (p *Plan) planVolumes(ctx context.Context) error {
 		return fmt.Errorf("the backup holds the data of %d volume(s), and there is no image to put it in place with (hint: name one that has this program in it, with --mover-image)", data)
 	}
 	return nil
+}
+
+// warnOfGaps says of data that is to be put in place that not all was saved.
+func (v *volumeItem) warnOfGaps(saved v1alpha1.VolumeLine) {
+	if saved.Outcome == v1alpha1.OutcomeIncomplete && (v.line.Outcome == v1alpha1.OutcomeCreate || v.line.Outcome == v1alpha1.OutcomeApply) {
+		v.line.Warnings = append(v.line.Warnings, "the backup does not hold all of it: "+saved.Reason+" (describe names them)")
+	}
 }
 
 func mapped(m map[string]string, name string) string {
