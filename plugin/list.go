@@ -93,7 +93,7 @@ func (o *listOptions) Run(ctx context.Context) error {
 		row := ui.Backup{
 			ID: r.ID, Time: r.Time.UTC().Format(time.RFC3339), Result: string(r.Result), Policy: r.Policy, Cluster: r.Cluster.UID,
 			Version: r.Cluster.Version, Commit: commitOf(&r), Objects: r.Objects, Volumes: len(r.Volumes), Bytes: r.ObjectBytes, Stored: r.Stored,
-			Seconds: r.Finished.Sub(r.Started).Seconds(), Damaged: r.Damaged, Warnings: r.Warnings, Labels: r.Labels,
+			Seconds: took(&r).Seconds(), Damaged: r.Damaged, Warnings: r.Warnings, Empty: emptyClaims(&r), Labels: r.Labels,
 		}
 		if v, drilled := verdicts[r.ID]; drilled {
 			row.Drill = &v
@@ -105,6 +105,21 @@ func (o *listOptions) Run(ctx context.Context) error {
 	}
 	return ui.Backups(o.env.Out, rows, o.output.value)
 }
+
+// emptyClaims are the claims whose volumes held nothing when they were saved,
+// or one path without content. That of a pod may well.
+func emptyClaims(r *repository.Record) (names []string) {
+	for _, v := range r.Volumes {
+		if v.Ref.Kind == "PersistentVolumeClaim" && !v.Block && v.Files <= 1 && v.Bytes == 0 {
+			names = append(names, v.Name())
+		}
+	}
+	return names
+}
+
+// took is how long a run was on its way, or nothing where its clock was set back
+// meanwhile.
+func took(r *repository.Record) time.Duration { return max(0, r.Finished.Sub(r.Started)) }
 
 func commitOf(r *repository.Record) string {
 	if r.Source == nil {

@@ -68,6 +68,12 @@ func TestVolumesByTheirNames(t *testing.T) {
 	}
 }
 
+func TestNoRunTookLessThanNothing(t *testing.T) {
+	began := time.Date(2026, 2, 3, 12, 0, 0, 0, time.UTC)
+	require.Equal(t, time.Minute, took(&repository.Record{Started: began, Finished: began.Add(time.Minute)}))
+	require.Zero(t, took(&repository.Record{Started: began, Finished: began.Add(-3 * time.Hour)}))
+}
+
 // TestBackupByItsID: a whole id needs no listing, which may be late; the
 // beginning of one does. A damaged record is found by both.
 func TestBackupByItsID(t *testing.T) {

@@ -468,8 +468,8 @@ func TestKilledAroundTheCut(t *testing.T) {
 	})
 }
 
-// TestEmptied: a volume that holds nothing any more is a backup with a flag,
-// and the earlier ones stay what they are.
+// TestEmptied: a volume that holds nothing any more, or only files that do not,
+// is a backup with a flag, and the earlier ones stay what they are.
 func TestEmptied(t *testing.T) {
 	ns := namespace(t, "emptied")
 	apply(t, "src", scribe(ns, "writer", "ink"))
@@ -479,10 +479,30 @@ func TestEmptied(t *testing.T) {
 	first, r := document(t, "run", "-f", f)
 	require.Equal(t, 0, r.code, r.stderr)
 	require.Empty(t, volumeOf(t, first, "ink").Warnings)
-	kubectl(t, "src", "-n", ns, "exec", "writer", "--", "sh", "-c", "rm -r /ink/deep; sync")
-	second, r := document(t, "run", "-f", f)
-	require.Equal(t, 0, r.code, r.stderr)
-	require.Contains(t, strings.Join(volumeOf(t, second, "ink").Warnings, "\n"), fmt.Sprintf("the last backup had %d files", volumeOf(t, first, "ink").Files))
+	ids := []string{first.Backup}
+	for _, emptied := range []string{"find /ink -type f -exec truncate -s 0 {} +", "rm -r /ink/deep"} {
+		kubectl(t, "src", "-n", ns, "exec", "writer", "--", "sh", "-c", emptied+"; sync")
+		d, r := document(t, "run", "-f", f)
+		require.Equal(t, 0, r.code, r.stderr)
+		require.Contains(t, strings.Join(volumeOf(t, d, "ink").Warnings, "\n"), fmt.Sprintf("the last backup had %d files", volumeOf(t, first, "ink").Files), emptied)
+		ids = append(ids, d.Backup)
+	}
+	var list struct {
+		Items []struct {
+			ID    string
+			Empty []string
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(backup(t, "list", "-f", f, "-o", "json").stdout), &list))
+	for i, b := range list.Items {
+		require.Equal(t, ids[i], b.ID)
+		if last := i == len(ids)-1; last {
+			require.Equal(t, []string{ns + "/ink"}, b.Empty)
+		} else {
+			require.Empty(t, b.Empty)
+		}
+	}
+	require.Contains(t, backup(t, "list", "-f", f).stdout, "empty: "+ns+"/ink")
 	whole(t, f, first.Backup)
 	readAgain(t, f, first.Backup, ns, "ink")
 }

@@ -73,18 +73,27 @@ func (r *run) previous(ctx context.Context, line *v1alpha1.VolumeLine) *reposito
 	return part
 }
 
-// emptied warns of a volume that holds nothing, and says what the last backup
-// held: that is how a person learns that a mount is missing or that data went.
-// A new file system has one folder in it.
+// emptied warns of a volume that holds nothing, or whose files hold nothing any
+// more, and says what the last backup held: that is how a person learns that a
+// mount is missing or that data went.
 func (r *run) emptied(ctx context.Context, line *v1alpha1.VolumeLine) {
-	if line.Outcome != v1alpha1.OutcomeSaved || line.VolumeMode == "Block" || line.Files > 1 || line.Bytes > 0 {
+	if line.Outcome != v1alpha1.OutcomeSaved || line.VolumeMode == "Block" || line.Bytes > 0 {
 		return
 	}
-	warning := "the volume is empty"
-	if line.Files == 1 {
+	last := r.previous(ctx, line)
+	held := last != nil && last.Bytes > 0
+	var warning string
+	switch {
+	case line.Files == 0:
+		warning = "the volume is empty"
+	case line.Files == 1: // a new file system has one folder in it
 		warning = "the volume is empty but for one path, which has no content"
+	case held:
+		warning = fmt.Sprintf("the volume has %d paths, and none has any content", line.Files)
+	default:
+		return
 	}
-	if last := r.previous(ctx, line); last != nil && (last.Files > line.Files || last.Bytes > 0) {
+	if held || last != nil && last.Files > line.Files {
 		warning += fmt.Sprintf("; the last backup had %d files with %d bytes", last.Files, last.Bytes)
 	}
 	line.Warnings = append(line.Warnings, warning)

@@ -141,9 +141,19 @@ type Backup struct {
 	// Damaged says what cannot be read of the record itself.
 	Damaged  string   `json:"damaged,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
+	// Empty are the claims, namespace/name, whose volumes held nothing.
+	Empty []string `json:"empty,omitempty"`
 	// Drill is the last verdict about it.
 	Drill  *v1alpha1.DrillVerdict `json:"drill,omitempty"`
 	Labels map[string]string      `json:"labels,omitempty"`
+}
+
+// few names the first n, and says how many more there are.
+func few(names []string, n int) string {
+	if len(names) <= n {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:n], ", "), len(names)-n)
 }
 
 // Backups writes the list. Formats are table, wide, json and yaml.
@@ -159,12 +169,15 @@ func Backups(w io.Writer, rows []Backup, format string) error {
 	header := []string{"ID", "TIME", "RESULT", "POLICY", "OBJECTS", "VOLUMES", "SIZE", "ADDED", "TOOK", "CLUSTER", "VERSION", "COMMIT", "LABELS", "DRILL", "NOTE"}
 	var cells [][]string
 	for _, b := range rows {
-		note := strings.Join(b.Warnings, "; ")
+		notes := b.Warnings
+		if len(b.Empty) > 0 {
+			notes = append(slices.Clone(notes), "empty: "+few(b.Empty, 3))
+		}
 		result := b.Result
 		if b.Damaged != "" {
-			result, note = "Damaged", strings.Join(append([]string{b.Damaged}, b.Warnings...), "; ")
+			result, notes = "Damaged", append([]string{b.Damaged}, notes...)
 		}
-		row := []string{b.ID, b.Time, result, b.Policy, fmt.Sprint(b.Objects), fmt.Sprint(b.Volumes), size(b.Bytes), size(b.Stored), seconds(b.Seconds), "", "", "", "", drilled(b.Drill), note}
+		row := []string{b.ID, b.Time, result, b.Policy, fmt.Sprint(b.Objects), fmt.Sprint(b.Volumes), size(b.Bytes), size(b.Stored), seconds(b.Seconds), "", "", "", "", drilled(b.Drill), strings.Join(notes, "; ")}
 		if t.wide {
 			row[9], row[10], row[11], row[12] = b.Cluster, b.Version, b.Commit, labels(b.Labels)
 		}
