@@ -197,6 +197,29 @@ func TestLookingWritesNothing(t *testing.T) {
 	require.NoError(t, st.PutBlob(ctx, "second", bytesOf("a"), blob.PutOptions{}))
 }
 
+// TestDamagedLayout: the description of the layout says what is so anyway, so
+// nothing depends on it.
+func TestDamagedLayout(t *testing.T) {
+	const old, added = blob.ID("p0123456789012345678901234567"), blob.ID("p9876543210987654321098765432")
+	for name, damage := range map[string]string{"empty": "", "cut": `{"default":[1,`, "garbage": "\x00\xff\x12"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			spec := v1alpha1.BackupRemoteSpec{Path: dir}
+			require.NoError(t, open(t, spec, "").PutBlob(t.Context(), old, bytesOf("kept"), blob.PutOptions{}))
+			layout := filepath.Join(dir, ".shards")
+			require.NoError(t, os.WriteFile(layout, []byte(damage), 0o600))
+			st := open(t, spec, "")
+			var b memory
+			require.NoError(t, st.GetBlob(t.Context(), old, 0, -1, &b))
+			require.Equal(t, "kept", b.String())
+			require.NoError(t, st.PutBlob(t.Context(), added, bytesOf("new"), blob.PutOptions{}))
+			left, err := os.ReadFile(layout)
+			require.NoError(t, err)
+			require.Equal(t, damage, string(left), "no file is written over")
+		})
+	}
+}
+
 // TestStorage is what kopia asks of a storage.
 func TestStorage(t *testing.T) {
 	dir := t.TempDir()

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/sha1"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	gohash "hash"
@@ -102,6 +103,33 @@ func (b *bridge) look(ctx context.Context, f fs.Fs, file string) (fs.Object, err
 
 // GetBlobFromPath reads length bytes from offset, or all where length < 0.
 func (b *bridge) GetBlobFromPath(ctx context.Context, _, file string, offset, length int64, output blob.OutputBuffer) error {
+	if name(file) == sharded.ParametersFile {
+		return b.readLayout(ctx, output)
+	}
+	return b.read(ctx, file, offset, length, output)
+}
+
+// readLayout reads the description of the layout. One that is damaged is as
+// good as none: every repository of this program has the same layout.
+func (b *bridge) readLayout(ctx context.Context, output blob.OutputBuffer) error {
+	var data layoutBuffer
+	if err := b.read(ctx, sharded.ParametersFile, 0, -1, &data); err != nil {
+		return err
+	}
+	if !json.Valid(data.Bytes()) {
+		return blob.ErrBlobNotFound
+	}
+	output.Reset()
+	_, err := output.Write(data.Bytes())
+	return err
+}
+
+// layoutBuffer is a blob.OutputBuffer.
+type layoutBuffer struct{ bytes.Buffer }
+
+func (b *layoutBuffer) Length() int { return b.Len() }
+
+func (b *bridge) read(ctx context.Context, file string, offset, length int64, output blob.OutputBuffer) error {
 	return b.retry(ctx, "read", file, func(ctx context.Context, f fs.Fs) error {
 		output.Reset()
 		o, in, err := b.open(ctx, f, file, offset, length)
@@ -226,12 +254,21 @@ func (b *bridge) PutBlobInPath(ctx context.Context, _, file string, data blob.By
 	return b.put(ctx, file, data, opts)
 }
 
-// writeLayout writes the description of the layout, where it still waits.
+// writeLayout writes the description of the layout, where it still waits and
+// there is none: it may have been shown late, or be damaged, and no file is
+// written over.
 func (b *bridge) writeLayout(ctx context.Context) error {
 	b.layoutMutex.Lock()
 	defer b.layoutMutex.Unlock()
 	if b.layout == nil {
 		return nil
+	}
+	switch _, err := b.GetMetadataFromPath(ctx, "", sharded.ParametersFile); {
+	case err == nil:
+		b.layout = nil
+		return nil
+	case !errors.Is(err, blob.ErrBlobNotFound):
+		return err
 	}
 	if err := b.put(ctx, sharded.ParametersFile, inMemory(b.layout), blob.PutOptions{}); err != nil {
 		return err
