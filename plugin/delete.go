@@ -2,9 +2,12 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
 )
 
 type deleteOptions struct {
@@ -21,7 +24,8 @@ func newDelete(e *env) *cobra.Command {
 		Long: `Delete backups from the repository.
 
 Only the named backups are deleted; data that others share stays. Nothing in a
-cluster is touched.`,
+cluster is touched. A backup that the remote refuses to delete is kept, whole,
+and makes the exit code 3.`,
 		Example: e.examples("delete 20260131-020000-4f2a --remote /mnt/backups --yes", "delete 20260131-020000-4f2a 20260201-020000-91c0 -f backup.yaml --yes"),
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -41,7 +45,8 @@ cluster is touched.`,
 	return c
 }
 
-// Run checks every id before it deletes the first.
+// Run checks every id before it deletes the first. One that the remote does not
+// let go keeps nobody from deleting the others.
 func (o *deleteOptions) Run(ctx context.Context, ids []string) error {
 	repo, _, err := o.spec.open(ctx, o.env, false)
 	if err != nil {
@@ -58,8 +63,14 @@ func (o *deleteOptions) Run(ctx context.Context, ids []string) error {
 		}
 		ids[i] = record.ID
 	}
+	kept := 0
 	for _, id := range ids {
 		warnings, err := repo.Delete(ctx, id)
+		if errors.Is(err, repository.ErrKept) {
+			fmt.Fprintf(o.env.ErrOut, "warning: %v\n", err)
+			kept++
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -67,6 +78,9 @@ func (o *deleteOptions) Run(ctx context.Context, ids []string) error {
 			fmt.Fprintf(o.env.ErrOut, "warning: backup %s: %s\n", id, w)
 		}
 		fmt.Fprintf(o.env.Out, "deleted %s\n", id)
+	}
+	if kept > 0 {
+		return &resultError{code: ExitPartial, message: fmt.Sprintf("%d of %d backup(s) were kept\nhint: a bucket with object lock lets them go when their retention ends", kept, len(ids))}
 	}
 	return nil
 }

@@ -63,5 +63,24 @@ func (o *initOptions) Run(ctx context.Context) error {
 		return fmt.Errorf("remote %s: %w", s.remote.Name, err)
 	}
 	fmt.Fprintf(o.env.ErrOut, "created a repository at %s (%s)\n", s.remote.Name, v1alpha1.RedactPath(s.remote.Spec.Path))
+	rights, err := repository.Probe(ctx, storage)
+	if err != nil {
+		return fmt.Errorf("remote %s: %w", s.remote.Name, err)
+	}
+	o.tell(rights)
 	return nil
+}
+
+// tell says what the remote allows, and what that means.
+func (o *initOptions) tell(r repository.Rights) {
+	word := func(err error) string {
+		if err != nil {
+			return "refused"
+		}
+		return "allowed"
+	}
+	fmt.Fprintf(o.env.ErrOut, "put: allowed, overwrite: %s, delete: %s\n", word(r.Overwrite), word(r.Delete))
+	if r.Delete != nil {
+		fmt.Fprintf(o.env.ErrOut, "backups and restores need neither; delete keeps what the remote does not let go: %v\n", r.Delete)
+	}
 }

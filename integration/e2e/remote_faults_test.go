@@ -211,6 +211,40 @@ func TestRemoteFaults(t *testing.T) {
 	})
 }
 
+// TestLockedBucket: where nothing may be overwritten or deleted, init says so,
+// backups and restores work, nothing is put twice, and whole backups are what
+// delete leaves.
+func TestLockedBucket(t *testing.T) {
+	ns := namespace(t, "locked")
+	twoVolumes(t, ns, 1<<20)
+	server, err := objectstore.Start(t.TempDir(), "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Close()) })
+	server.Lock()
+	raw, err := yaml.Marshal(map[string]any{"apiVersion": v1alpha1.APIVersion, "kind": "BackupRemote", "metadata": map[string]any{"name": "main"}, "spec": server.Spec("prod")})
+	require.NoError(t, err)
+	f := spec(t, everything(ns)+"  mover: {transport: Stream}\n", string(raw))
+	r := backup(t, "init", "-f", f)
+	require.Equal(t, 0, r.code, r.stderr)
+	require.Contains(t, r.stderr, "overwrite: refused, delete: refused")
+	ids := []string{good(t, ns, f).Backup, good(t, ns, f).Backup}
+	for key, times := range server.Stored() {
+		require.Equal(t, 1, times, key)
+	}
+	dropNamespace(t, "src", ns+"-copy")
+	d, r := document(t, "restore", ids[0], "-f", f, "--map-namespace", ns+"="+ns+"-copy")
+	require.Equal(t, 0, r.code, "%s\n%+v", r.stderr, d.Objects)
+
+	r = backup(t, append([]string{"delete", "--yes", "-f", f}, ids...)...)
+	require.Equal(t, 3, r.code, r.stderr)
+	require.Equal(t, 2, strings.Count(r.stderr, "warning: backup "), r.stderr)
+	require.Empty(t, r.stdout)
+	require.Equal(t, ids, listed(t, f))
+	whole(t, f, ids[0])
+	r = backup(t, "cleanup", "-n", ns)
+	require.Equal(t, 0, r.code, r.stderr)
+}
+
 // failedClearly is what should be seen of a run that could not keep anything: the
 // error is said once, in few words, and it is in the document.
 func failedClearly(t testing.TB, r result, words ...string) {

@@ -171,10 +171,45 @@ func TestObjectLock(t *testing.T) {
 	require.NoError(t, err)
 	repositorytest.RequireObjects(t, r, rec, repositorytest.Small(t, 20, 2))
 	_, err = r.Delete(t.Context(), id)
-	require.ErrorContains(t, err, "kept")
+	require.ErrorIs(t, err, repository.ErrKept)
 	rec, err = r.Record(t.Context(), id)
 	require.NoError(t, err)
 	require.NoError(t, r.Check(t.Context(), rec))
+}
+
+// TestRightsAreFoundOut: what the remote allows is known, and a blob to try it
+// by stays only where nothing can be deleted.
+func TestRightsAreFoundOut(t *testing.T) {
+	for _, overwrite := range []bool{true, false} {
+		for _, remove := range []bool{true, false} {
+			m := initialized(t, &repositorytest.Memory{DenyOverwrite: !overwrite, DenyDelete: !remove})
+			before := len(m.Blobs())
+			rights, err := repository.Probe(t.Context(), m)
+			require.NoError(t, err)
+			require.Equal(t, overwrite, rights.Overwrite == nil)
+			require.Equal(t, remove, rights.Delete == nil)
+			if remove {
+				require.Len(t, m.Blobs(), before)
+			}
+			r := repositorytest.Open(t, at(m), repository.OpenOptions{ReadOnly: true})
+			require.Empty(t, r.Warnings())
+			require.NoError(t, r.Records(t.Context(), func(rec repository.Record) error { return errors.New("no backup was made") }))
+		}
+	}
+}
+
+// TestNoNewKeysOverBackups: where the blob with the keys is lost, or is not
+// shown, a new repository would lock the backups for ever.
+func TestNoNewKeysOverBackups(t *testing.T) {
+	m := initialized(t, &repositorytest.Memory{})
+	repositorytest.Backup(t, repositorytest.Open(t, at(m), repository.OpenOptions{}), repository.Record{}, repositorytest.Small(t, 2, 1))
+	m.Remove("kopia.repository")
+	m.Remove("kopia.blobcfg")
+	before := m.Blobs()
+	err := repository.Initialize(t.Context(), m, repositorytest.Password)
+	require.ErrorContains(t, err, "1 backup(s) are there")
+	require.NotErrorIs(t, err, repository.ErrExists)
+	require.Equal(t, before, m.Blobs())
 }
 
 // TestRemoteFailsInMidRun: a full disk, a remote that turns read-only, and one

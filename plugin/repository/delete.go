@@ -9,13 +9,16 @@ import (
 	"github.com/kopia/kopia/repo/manifest"
 )
 
+// ErrKept says that a backup was to be deleted and is whole and still there.
+var ErrKept = errors.New("kept, since the remote refuses to delete its record")
+
 // Delete removes a backup: its record first, then the snapshots that kept its
 // data. Other backups are not touched; what they share with it stays. The
 // space comes back when the repository is maintained. A damaged record can be
 // deleted too. Warnings say what was left behind.
 //
 // Where the remote refuses to delete the record (object lock), nothing is
-// changed and the error says so.
+// changed and the error is ErrKept.
 func (r *Repository) Delete(ctx context.Context, id string) (warnings []string, err error) {
 	if r.readOnly {
 		return nil, errReadOnly
@@ -28,7 +31,10 @@ func (r *Repository) Delete(ctx context.Context, id string) (warnings []string, 
 		return nil, err
 	}
 	if err := r.guard.DeleteBlob(ctx, recordBlob(id)); err != nil {
-		return nil, fmt.Errorf("delete backup %s: kept, since the remote refuses to delete its record: %w", id, r.guard.explain(ctx, err))
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("delete backup %s: %w", id, context.Cause(ctx))
+		}
+		return nil, fmt.Errorf("backup %s: %w: %w", id, ErrKept, r.guard.explain(ctx, err))
 	}
 	if err := r.deleteVerdicts(ctx, id); err != nil {
 		warnings = append(warnings, fmt.Sprintf("what drills found about it stays: %v", r.guard.explain(ctx, err)))

@@ -57,6 +57,9 @@ func initialize(ctx context.Context, st blob.Storage, password string, settle ti
 	if err := exists(); err != nil {
 		return err
 	}
+	if err := orphans(ctx, g); err != nil {
+		return fmt.Errorf("%s: %w", st.DisplayName(), g.explain(ctx, err))
+	}
 	claim, err := claimRemote(ctx, g, settle)
 	if err == nil {
 		if err = exists(); err == nil {
@@ -79,6 +82,49 @@ func initialize(ctx context.Context, st blob.Storage, password string, settle ti
 	return err
 }
 
+// orphans refuses a place with backups in it. New keys there would be the end
+// of them, whether the blob with their keys is lost or only not shown.
+func orphans(ctx context.Context, g *guard) error {
+	found := 0
+	err := g.ListBlobs(ctx, recordPrefix, func(blob.Metadata) error {
+		found++
+		return nil
+	})
+	if err == nil && found > 0 {
+		err = fmt.Errorf("%d backup(s) are there, and the blob %s, which holds their keys, is not\nhint: put the copy of it back, or take another folder", found, kopiaFormatID)
+	}
+	return err
+}
+
+// Rights are what a remote lets its user do to a blob that is there: nil, or
+// why not. Backups need neither; deleting them needs Delete.
+type Rights struct{ Overwrite, Delete error }
+
+// Probe finds out by a blob of its own, which stays where it cannot be deleted.
+func Probe(ctx context.Context, st blob.Storage) (Rights, error) {
+	name, err := claimName()
+	if err != nil {
+		return Rights{}, err
+	}
+	put := func(text string) error {
+		var data buffer
+		data.WriteString(text)
+		return st.PutBlob(ctx, name, &data, blob.PutOptions{})
+	}
+	if err := put("kubectl-backup looks whether this can be overwritten\n"); err != nil {
+		return Rights{}, fmt.Errorf("put a blob to try: %w", err)
+	}
+	return Rights{Overwrite: put("and deleted\n"), Delete: st.DeleteBlob(ctx, name)}, ctx.Err()
+}
+
+func claimName() (blob.ID, error) {
+	var nonce [12]byte
+	if _, err := rand.Read(nonce[:]); err != nil {
+		return "", fmt.Errorf("claim: %w", err)
+	}
+	return blob.ID(claimPrefix + hex.EncodeToString(nonce[:])), nil
+}
+
 // claimRemote decides between several first runs on remotes that have no
 // exclusive create. A claim is a blob with a random name. Whoever sees the
 // claim of another before making one's own yields at once, so that it keeps
@@ -87,11 +133,10 @@ func initialize(ctx context.Context, st blob.Storage, password string, settle ti
 // the time between one's own look and one's own put. The age of other claims is
 // known by one's own, which is why there is one in any case.
 func claimRemote(ctx context.Context, g *guard, settle time.Duration) (blob.ID, error) {
-	var nonce [12]byte
-	if _, err := rand.Read(nonce[:]); err != nil {
-		return "", fmt.Errorf("claim: %w", err)
+	mine, err := claimName()
+	if err != nil {
+		return "", err
 	}
-	mine := blob.ID(claimPrefix + hex.EncodeToString(nonce[:]))
 	started := time.Now()
 	earlier, err := claims(ctx, g)
 	if err != nil {
