@@ -89,7 +89,7 @@ func (o *drillOptions) Run(ctx context.Context, id string) error {
 		return err
 	}
 	defer repo.Close(context.WithoutCancel(ctx))
-	record, err := o.target.record(ctx, repo, id)
+	record, err := o.target.record(ctx, repo, s, id)
 	if err != nil {
 		return err
 	}

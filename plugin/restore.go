@@ -194,7 +194,7 @@ func (o *restoreOptions) request(ctx context.Context, id string) (_ *repository.
 	if err != nil {
 		return nil, restore.Request{}, err
 	}
-	record, err := o.record(ctx, repo, id)
+	record, err := o.record(ctx, repo, s, id)
 	if err != nil {
 		return nil, restore.Request{}, err
 	}
@@ -216,7 +216,7 @@ func (o *restoreOptions) request(ctx context.Context, id string) (_ *repository.
 }
 
 // record finds the backup; latest is that of one cluster.
-func (o *restoreOptions) record(ctx context.Context, repo *repository.Repository, id string) (repository.Record, error) {
+func (o *restoreOptions) record(ctx context.Context, repo *repository.Repository, s *spec, id string) (repository.Record, error) {
 	from := o.fromCluster
 	if id == "latest" && from == "" {
 		source, err := o.env.cluster()
@@ -234,7 +234,7 @@ func (o *restoreOptions) record(ctx context.Context, repo *repository.Repository
 	} else if from == "any" {
 		from = ""
 	}
-	return o.which.find(ctx, repo, id, from)
+	return o.which.find(ctx, repo, s, id, from)
 }
 
 // Run plans the restore and, unless it is a dry run, does what the plan says.

@@ -67,7 +67,7 @@ func (o *restoreOptions) runFiles(ctx context.Context, id string) error {
 		return err
 	}
 	defer repo.Close(context.WithoutCancel(ctx))
-	record, err := o.record(ctx, repo, id)
+	record, err := o.record(ctx, repo, s, id)
 	if err != nil {
 		return err
 	}

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 
+	"github.com/kubectl-backup/kubectl-backup/plugin/plan"
 	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
 	"github.com/kubectl-backup/kubectl-backup/plugin/selector"
 )
@@ -31,7 +33,7 @@ func (o *whichFlags) open(ctx context.Context, e *env, flags *specFlags, id stri
 	if err != nil {
 		return nil, nil, repository.Record{}, err
 	}
-	record, err := o.find(ctx, repo, id, "")
+	record, err := o.find(ctx, repo, s, id, "")
 	if err != nil {
 		repo.Close(context.WithoutCancel(ctx))
 		return nil, nil, record, err
@@ -40,9 +42,11 @@ func (o *whichFlags) open(ctx context.Context, e *env, flags *specFlags, id stri
 }
 
 // find resolves an id, the beginning of one, or latest. clusterUID limits
-// latest to one cluster's backups; empty means all. What latest finds is never
+// latest to one cluster's backups; empty means all. Where all policies of the
+// spec are those of namespaces, latest is a backup by one of them: what others
+// saved with the same remote is somebody else's. What latest finds is never
 // damaged, and from the future only where there is nothing else.
-func (o *whichFlags) find(ctx context.Context, repo *repository.Repository, id, clusterUID string) (repository.Record, error) {
+func (o *whichFlags) find(ctx context.Context, repo *repository.Repository, s *spec, id, clusterUID string) (repository.Record, error) {
 	if id != "latest" {
 		if o.at != "" || o.where != "" {
 			return repository.Record{}, usagef("--at and --where say which backup latest is, and %q names one already", id)
@@ -57,9 +61,10 @@ func (o *whichFlags) find(ctx context.Context, repo *repository.Repository, id, 
 	if err != nil {
 		return repository.Record{}, err
 	}
+	tenants := s.tenants()
 	var failed error
 	r, err := repo.Latest(ctx, func(r repository.Record) bool {
-		if clusterUID != "" && r.Cluster.UID != clusterUID {
+		if clusterUID != "" && r.Cluster.UID != clusterUID || len(tenants) > 0 && !slices.Contains(tenants, r.Policy) {
 			return false
 		}
 		ok, err := wanted(&r)
@@ -71,12 +76,26 @@ func (o *whichFlags) find(ctx context.Context, repo *repository.Repository, id, 
 		return r, failed
 	case !errors.Is(err, repository.ErrNoRecord):
 		return r, err
+	case len(tenants) > 0:
+		return r, fmt.Errorf("%w by policy %s\nhint: list shows all; name one by its id, or give the remote without a policy of a namespace", err, strings.Join(tenants, " or "))
 	case o.at != "" || o.where != "":
 		return r, fmt.Errorf("%w that --at, --where and the cluster allow\nhint: list shows all, and --from-cluster any takes those of every cluster", err)
 	case clusterUID != "":
 		return r, fmt.Errorf("%w of cluster %s\nhint: name a backup by its id, or another cluster with --from-cluster", err, clusterUID)
 	}
 	return r, fmt.Errorf("%w: the repository holds none that can be read\nhint: run makes one, and list shows them", err)
+}
+
+// tenants are the names of the policies in the spec, as records have them, where
+// each is one of a namespace.
+func (s *spec) tenants() (names []string) {
+	for _, p := range s.documents.Policies {
+		if p.Namespace == "" {
+			return nil
+		}
+		names = append(names, plan.PolicyName(p))
+	}
+	return names
 }
 
 // accept compiles the flags. An expression that fails on a record is an error

@@ -7,6 +7,7 @@ import (
 	"github.com/kopia/kopia/repo/blob"
 	"github.com/kopia/kopia/snapshot"
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/repository"
 	"github.com/kubectl-backup/kubectl-backup/plugin/repository/repositorytest"
@@ -104,4 +105,36 @@ func TestBackupByItsID(t *testing.T) {
 	require.Equal(t, id, rec.ID)
 	_, err = find(id[:len(id)-1])
 	require.ErrorAs(t, err, new(*v1alpha1.UsageError), "what is not listed and not named cannot be known")
+}
+
+// TestLatestOfATenant: with the policy of a namespace, latest is never what
+// another namespace's policy of the same name has saved at the same remote.
+func TestLatestOfATenant(t *testing.T) {
+	m := &repositorytest.Memory{}
+	require.NoError(t, repository.Initialize(t.Context(), m, repositorytest.Password))
+	r := repositorytest.Open(t, func(testing.TB) blob.Storage { return m }, repository.OpenOptions{})
+	made := map[string]string{}
+	for i, policy := range []string{"a/p", "p", "a-b/p"} {
+		made[policy], _ = repositorytest.Backup(t, r, repository.Record{Policy: policy}, repositorytest.Small(t, 1, i))
+	}
+	latest := func(policies ...*v1alpha1.BackupPolicy) (repository.Record, error) {
+		return (&whichFlags{}).find(t.Context(), r, &spec{documents: &v1alpha1.Documents{Policies: policies}}, "latest", "")
+	}
+	of := func(ns string) *v1alpha1.BackupPolicy {
+		return &v1alpha1.BackupPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "p"}}
+	}
+	for _, c := range []struct {
+		policies []*v1alpha1.BackupPolicy
+		want     string
+	}{
+		{nil, "a-b/p"}, {[]*v1alpha1.BackupPolicy{of("")}, "a-b/p"}, {[]*v1alpha1.BackupPolicy{of("a"), of("")}, "a-b/p"},
+		{[]*v1alpha1.BackupPolicy{of("a")}, "a/p"}, {[]*v1alpha1.BackupPolicy{of("a-b")}, "a-b/p"}, {[]*v1alpha1.BackupPolicy{of("a"), of("b")}, "a/p"},
+	} {
+		rec, err := latest(c.policies...)
+		require.NoError(t, err)
+		require.Equal(t, made[c.want], rec.ID, "%v", c.policies)
+	}
+	_, err := latest(of("b"))
+	require.ErrorIs(t, err, repository.ErrNoRecord)
+	require.ErrorContains(t, err, "by policy b/p")
 }

@@ -158,7 +158,7 @@ func (inv *inventory) read(ctx context.Context) error {
 		}
 		if inv.namesGroup(u.Group) {
 			return fmt.Errorf("policy %s selects from the API group %s/%s, which cannot be read: %s\nhint: mend it, or leave it out with exclude: [{kinds: [\"*.%s\"]}]",
-				policyName(inv.r.Policy), u.Group, u.Version, u.Reason, u.Group)
+				PolicyName(inv.r.Policy), u.Group, u.Version, u.Reason, u.Group)
 		}
 		inv.unread = append(inv.unread, u)
 		inv.partial = inv.partial || inv.selectsEveryKind()
@@ -200,7 +200,7 @@ func (inv *inventory) read(ctx context.Context) error {
 func (inv *inventory) refused() error {
 	slices.SortFunc(inv.denied, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	if err := errors.Join(inv.denied...); err != nil {
-		return fmt.Errorf("policy %s selects what may not be read: %w", policyName(inv.r.Policy), err)
+		return fmt.Errorf("policy %s selects what may not be read: %w", PolicyName(inv.r.Policy), err)
 	}
 	return nil
 }
@@ -259,7 +259,7 @@ func (inv *inventory) readNamespaces(ctx context.Context) error {
 			inv.warnings = append(inv.warnings, fmt.Sprintf("namespace %s cannot be read, so it is not saved and namespaceObject is null: %v", ns, err))
 			return nil
 		case apierrors.IsNotFound(err):
-			return fmt.Errorf("policy %s: namespace %s does not exist in this cluster", policyName(inv.r.Policy), ns)
+			return fmt.Errorf("policy %s: namespace %s does not exist in this cluster", PolicyName(inv.r.Policy), ns)
 		case err != nil:
 			return err
 		}

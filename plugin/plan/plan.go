@@ -85,7 +85,7 @@ func Compute(ctx context.Context, r Request) (*Plan, error) {
 	}
 	p := &Plan{Graph: g, Document: v1alpha1.Document{
 		APIVersion: v1alpha1.APIVersion, Kind: "Plan", ToolVersion: r.ToolVersion,
-		Policy: policyName(r.Policy), Source: r.Provenance, Cluster: &identity, Remote: r.Remote,
+		Policy: PolicyName(r.Policy), Source: r.Provenance, Cluster: &identity, Remote: r.Remote,
 		Groups: []v1alpha1.GroupLine{}, Objects: []v1alpha1.ObjectLine{}, Volumes: []v1alpha1.VolumeLine{},
 	}}
 	if err := inv.readStorage(ctx, groups); err != nil {
@@ -113,7 +113,9 @@ func (inv *inventory) fill(ctx context.Context, p *Plan, c *graph.Closure, m *me
 	return nil
 }
 
-func policyName(p *v1alpha1.BackupPolicy) string {
+// PolicyName is the name of a policy in reports and records: with its namespace,
+// where it has one.
+func PolicyName(p *v1alpha1.BackupPolicy) string {
 	if p.Namespace != "" {
 		return p.Namespace + "/" + p.Name
 	}
