@@ -97,6 +97,40 @@ func TestDamagedBlobs(t *testing.T) {
 	require.Greater(t, checked, 12)
 }
 
+// TestDamagedSettings: kopia's settings have defaults, so nothing depends on
+// them; of the format the error says what to do.
+func TestDamagedSettings(t *testing.T) {
+	m := initialized(t, &repositorytest.Memory{})
+	first := withVolume(t, repositorytest.Open(t, at(m), repository.OpenOptions{}), repositorytest.Small(t, 5, 1))
+	for name, damage := range map[string]func(*repositorytest.Memory, blob.ID){
+		"lost": (*repositorytest.Memory).Remove,
+		"bit":  (*repositorytest.Memory).Flip,
+		"cut":  (*repositorytest.Memory).Truncate,
+		"empty": func(m *repositorytest.Memory, id blob.ID) {
+			require.NoError(t, m.PutBlob(t.Context(), id, &memoryBuffer{}, blob.PutOptions{}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := m.Copy()
+			damage(c, "kopia.blobcfg")
+			r := repositorytest.Open(t, at(c), repository.OpenOptions{})
+			if name != "lost" {
+				require.Contains(t, strings.Join(r.Warnings(), "\n"), "kopia.blobcfg")
+			}
+			rec, err := r.Record(t.Context(), first.ID)
+			require.NoError(t, err)
+			failed, err := repositorytest.Verify(t, r, rec)
+			require.NoError(t, err)
+			require.Empty(t, failed)
+			repositorytest.Backup(t, r, repository.Record{}, repositorytest.Small(t, 5, 9))
+		})
+	}
+	c := m.Copy()
+	c.Truncate("kopia.repository")
+	_, err := repository.Open(t.Context(), c, repositorytest.Password, repository.OpenOptions{})
+	require.ErrorContains(t, err, "kopia.repository is damaged")
+}
+
 func TestGhostsAreShownAndPassedOver(t *testing.T) {
 	m := initialized(t, &repositorytest.Memory{})
 	w := repositorytest.Open(t, at(m), repository.OpenOptions{})

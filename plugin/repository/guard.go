@@ -112,6 +112,10 @@ func (g *guard) get(ctx context.Context, id blob.ID, offset, length int64, out b
 	}
 	expected := isIndex(id) || isPack(id) || isRecord(id)
 	g.mu.Lock()
+	if g.ghosts[id] && id == kopiaSettingsID {
+		g.mu.Unlock()
+		return blob.ErrBlobNotFound
+	}
 	if _, own := g.put[id]; own || id == kopiaFormatID && g.exists {
 		expected = true
 	}
@@ -138,7 +142,8 @@ func (g *guard) get(ctx context.Context, id blob.ID, offset, length int64, out b
 	}
 }
 
-// exclude leaves an index blob out of listings from now on.
+// exclude leaves an index blob out of listings from now on, and hides the
+// settings.
 func (g *guard) exclude(id blob.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

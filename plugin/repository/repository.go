@@ -102,8 +102,8 @@ func Open(ctx context.Context, st blob.Storage, password string, o OpenOptions) 
 	return r, nil
 }
 
-// open opens what is behind the guard. Index blobs that cannot be read are left
-// out: what only they named is damaged.
+// open opens what is behind the guard. Blobs that cannot be read, and without
+// which it can be opened, are left out: what only an index blob named is damaged.
 func (g *guard) open(ctx context.Context, open func(context.Context) error) error {
 	for {
 		excluded := len(g.excluded())
@@ -114,9 +114,9 @@ func (g *guard) open(ctx context.Context, open func(context.Context) error) erro
 		case errors.Is(err, repo.ErrInvalidPassword):
 			return fmt.Errorf("%s: %w", g.DisplayName(), ErrWrongKey)
 		}
-		g.excludeDamagedIndex(err)
+		g.excludeDamaged(err)
 		if ctx.Err() != nil || len(g.excluded()) == excluded {
-			return fmt.Errorf("open repository at %s: %w", g.DisplayName(), g.explain(ctx, err))
+			return fmt.Errorf("open repository at %s: %w%s", g.DisplayName(), g.explain(ctx, err), formatHint(err))
 		}
 	}
 }
@@ -146,14 +146,29 @@ func (g *guard) attempt(ctx context.Context, open func(context.Context) error) e
 	return err
 }
 
-// damagedIndex finds the index blob that kopia could not decrypt: it names it
-// only in the text of its error.
+// Kopia names a blob that is damaged only in the text of its error: an index
+// blob, its settings, which have defaults, and the format, which has none.
 var damagedIndex = regexp.MustCompile(`error loading index blob (x[0-9a-z_-]+):`)
 
-func (g *guard) excludeDamagedIndex(err error) {
+const (
+	damagedSettings = "deserialize blob config"
+	damagedFormat   = "can't parse format blob"
+)
+
+func (g *guard) excludeDamaged(err error) {
 	if found := damagedIndex.FindStringSubmatch(err.Error()); found != nil {
 		g.exclude(blob.ID(found[1]))
 	}
+	if strings.Contains(err.Error(), damagedSettings) {
+		g.exclude(kopiaSettingsID)
+	}
+}
+
+func formatHint(err error) string {
+	if !strings.Contains(err.Error(), damagedFormat) {
+		return ""
+	}
+	return fmt.Sprintf("\nhint: the blob %s is damaged; it never changes, so put the copy of it back", kopiaFormatID)
 }
 
 // shortestPassword is in characters. Key derivation makes guessing slow, not

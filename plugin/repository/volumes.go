@@ -32,6 +32,10 @@ func (r *Volumes) Close(ctx context.Context) error {
 func (r *Volumes) Warnings() []string {
 	var list []string
 	for _, id := range r.guard.excluded() {
+		if id == kopiaSettingsID {
+			list = append(list, fmt.Sprintf("the blob %s cannot be read; kopia's defaults stand in for it", id))
+			continue
+		}
 		list = append(list, fmt.Sprintf("index blob %s is listed but cannot be read; backups that only it names are damaged", id))
 	}
 	if w := clockWarning(r.guard.clockSkew()); w != "" {
