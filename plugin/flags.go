@@ -191,6 +191,9 @@ func (o *specFlags) openRepository(ctx context.Context, e *env, s *spec, c *kube
 	case err != nil:
 		return nil, fmt.Errorf("remote %s: %w", s.remote.Name, err)
 	}
+	for _, w := range r.Warnings() {
+		fmt.Fprintf(e.ErrOut, "warning: remote %s: %s\n", s.remote.Name, w)
+	}
 	if s.key, err = r.Key(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("remote %s: %w", s.remote.Name, err), r.Close(ctx))
 	}

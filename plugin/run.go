@@ -103,5 +103,8 @@ func (o *runOptions) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if w := repo.ClockWarning(); w != "" {
+		document.Warnings = append(document.Warnings, w)
+	}
 	return o.env.report(document, o.output.value)
 }

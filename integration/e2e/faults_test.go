@@ -202,6 +202,14 @@ func TestVerifyNamesWhatIsDamaged(t *testing.T) {
 	}
 	require.Equal(t, map[v1alpha1.Outcome]int{v1alpha1.OutcomeFailed: 1, v1alpha1.OutcomeVerified: 1}, outcomes)
 	whole(t, f, first.Backup)
+
+	require.NotContains(t, backup(t, "list", "-f", f).stderr, "warning")
+	for name := range filesBelow(t, filepath.Join(repository, "x")) {
+		require.NoError(t, os.Truncate(filepath.Join(repository, "x", name), 0))
+	}
+	r = backup(t, "list", "-f", f)
+	require.Equal(t, 0, r.code, r.stderr)
+	require.Contains(t, r.stderr, "index blob(s) are listed but cannot be read")
 }
 
 // webdav serves a folder until it is stopped.

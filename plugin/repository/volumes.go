@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -31,18 +32,26 @@ func (r *Volumes) Close(ctx context.Context) error {
 // could not be read, a clock that is off.
 func (r *Volumes) Warnings() []string {
 	var list []string
+	var indexes []string
 	for _, id := range r.guard.excluded() {
-		if id == kopiaSettingsID {
+		if isIndex(id) {
+			indexes = append(indexes, string(id))
+		} else {
 			list = append(list, fmt.Sprintf("the blob %s cannot be read; kopia's defaults stand in for it", id))
-			continue
 		}
-		list = append(list, fmt.Sprintf("index blob %s is listed but cannot be read; backups that only it names are damaged", id))
 	}
-	if w := clockWarning(r.guard.clockSkew()); w != "" {
+	if n := len(indexes); n > 0 {
+		list = append(list, fmt.Sprintf("%d index blob(s) are listed but cannot be read, the first is %s; backups that only they name are damaged", n, slices.Min(indexes)))
+	}
+	if w := r.ClockWarning(); w != "" {
 		list = append(list, w)
 	}
 	return list
 }
+
+// ClockWarning says that this machine's clock is off, as soon as something was
+// put by which it can be told.
+func (r *Volumes) ClockWarning() string { return clockWarning(r.guard.clockSkew()) }
 
 // maxClockSkew is how far clocks may be apart before it is said. Times in
 // records are corrected by any amount.
