@@ -375,6 +375,44 @@ func TestClocks(t *testing.T) {
 	require.Contains(t, strings.Join(latest.Warnings, "\n"), "future")
 }
 
+// TestClocksThatDifferAtOnce: machines whose clocks are hours and days apart
+// write at the same time. None takes what another has just written for old.
+func TestClocksThatDifferAtOnce(t *testing.T) {
+	m := initialized(t, &repositorytest.Memory{})
+	apart := []time.Duration{0, 45 * time.Minute, -3 * time.Hour, 30 * 24 * time.Hour}
+	by := func(off time.Duration) repository.OpenOptions {
+		return repository.OpenOptions{Clock: func() time.Time { return time.Now().Add(off) }}
+	}
+	const rounds = 2
+	for round := range rounds {
+		sessions := make([]*repository.Session, len(apart))
+		for i, off := range apart {
+			s, err := repositorytest.Open(t, at(m), by(off)).NewSession(t.Context())
+			require.NoError(t, err)
+			for _, o := range repositorytest.Small(t, 20, 10*round+i) {
+				require.NoError(t, s.AddObject(t.Context(), o))
+			}
+			sessions[i] = s
+		}
+		results := make([]error, len(apart))
+		var all sync.WaitGroup
+		for i, s := range sessions {
+			all.Go(func() { _, results[i] = s.Commit(t.Context(), repository.Record{}) })
+		}
+		all.Wait()
+		require.NoError(t, errors.Join(results...))
+	}
+	for _, off := range apart {
+		r := repositorytest.Open(t, at(m), by(off))
+		found := 0
+		require.NoError(t, r.Records(t.Context(), func(rec repository.Record) error {
+			found++
+			return r.Check(t.Context(), rec)
+		}))
+		require.Equal(t, rounds*len(apart), found)
+	}
+}
+
 func TestReadOnlyWritesNothing(t *testing.T) {
 	m := initialized(t, &repositorytest.Memory{})
 	id, _ := repositorytest.Backup(t, repositorytest.Open(t, at(m), repository.OpenOptions{}), repository.Record{}, repositorytest.Small(t, 1, 1))
