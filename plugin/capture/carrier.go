@@ -28,6 +28,10 @@ const (
 // beginning, before the volume counts as failed.
 const attempts = 3
 
+// silence is how long a sender may write nothing while we wait for it. One that
+// hangs would otherwise be waited for until the volume's time is over.
+const silence = 10 * time.Minute
+
 // errNoServer ends a run: what cannot be asked for any more would otherwise be
 // tried in every way, for every volume.
 var errNoServer = errors.New("the API server cannot be reached any more")
@@ -201,7 +205,7 @@ func (m *carrier) run(ctx context.Context, o kube.ExecOptions, sink func(io.Read
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	pr, pw := io.Pipe()
-	o.Stdin, o.Stdout = presence{ctx}, pw
+	o.Stdin, o.Stdout, o.Silence = presence{ctx}, pw, silence
 	finished := make(chan error, 1)
 	go func() {
 		err := m.cluster.Exec(ctx, o)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -223,8 +224,8 @@ func (r *run) cutUnit(ctx context.Context, u *unit) error {
 	}
 	if held.failed != "" {
 		reason := "the group was not captured: " + held.failed
-		if held.expired {
-			reason += fmt.Sprintf("; the cut took %s (hint: a ttl of %s would do)", took.Round(10*time.Millisecond), (2*took).Round(time.Second)+time.Second)
+		if enough := (2 * took).Round(time.Second) + time.Second; held.expired && r.shortestHold(u) < enough {
+			reason += fmt.Sprintf("; the cut took %s (hint: a ttl of %s would do)", took.Round(10*time.Millisecond), enough)
 		}
 		u.fail(reason)
 	}
@@ -265,11 +266,19 @@ func (r *run) prepare(ctx context.Context, u *unit, lines []*v1alpha1.VolumeLine
 // groupPatience leaves half of the shortest freeze for snapshots one by one,
 // should a group snapshot not come to be.
 func (r *run) groupPatience(u *unit) time.Duration {
-	patience := groupPatience
-	for _, i := range u.hooks {
-		patience = min(patience, max(r.p.Hooks[i].HoldAtMost/2, 2*time.Second))
+	if len(u.hooks) == 0 {
+		return groupPatience
 	}
-	return patience
+	return min(groupPatience, max(r.shortestHold(u)/2, 2*time.Second))
+}
+
+// shortestHold is the least time to live of what a unit freezes.
+func (r *run) shortestHold(u *unit) time.Duration {
+	shortest := time.Duration(math.MaxInt64)
+	for _, i := range u.hooks {
+		shortest = min(shortest, r.p.Hooks[i].HoldAtMost)
+	}
+	return shortest
 }
 
 // describe writes how a unit was cut. Of several units of a group, the line

@@ -103,6 +103,9 @@ func TestGroupPatience(t *testing.T) {
 	if got := r.groupPatience(all[1]); got != groupPatience {
 		t.Error(got)
 	}
+	if got := r.groupPatience(&unit{}); got != groupPatience {
+		t.Error(got)
+	}
 }
 
 // A line of a hook that is held more than once keeps the worst, and a hook that

@@ -107,10 +107,13 @@ func (c *container) Exec(ctx context.Context, o kube.ExecOptions) error {
 	select {
 	case err := <-exited:
 		var exit *exec.ExitError
-		if errors.As(err, &exit) && exit.ExitCode() >= 0 {
-			return &kube.ExitError{Code: exit.ExitCode()}
+		if !errors.As(err, &exit) {
+			return err
 		}
-		return err
+		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+			return &kube.ExitError{Code: 128 + int(status.Signal())} // as a container runtime says it
+		}
+		return &kube.ExitError{Code: exit.ExitCode()}
 	case <-ctx.Done():
 		gone()
 		return context.Cause(ctx)

@@ -121,7 +121,7 @@ func (s *Session) freeze(ctx context.Context) error {
 		err = s.unfrozen()
 	}
 	switch {
-	case !ended || h.err != nil && !h.over:
+	case !ended || !h.over && !h.killed():
 		err = fmt.Errorf("%w; it lets go by itself, after %s at the latest", err, t.TTL)
 	case !h.over:
 		err = fmt.Errorf("%w; and its script was ended before it could let go: it may be frozen still", err)
@@ -185,6 +185,8 @@ func (s *Session) letGo() Result {
 		r.Err = fmt.Errorf("%s: let go by itself after its time to live of %s, before it was asked to", t, t.TTL)
 	case h.over && r.Expired:
 		r.Err = fmt.Errorf("%s: let go before it was asked to%s", t, h.words())
+	case !h.over && h.killed():
+		r.Err = fmt.Errorf("%s: its script was ended while it was frozen, before it could let go: it may be frozen still: %w", t, h.lost())
 	case !h.over:
 		r.Err = fmt.Errorf("%s: lost while it was frozen; it lets go by itself, after %s at the latest: %w", t, t.TTL, h.lost())
 	}
@@ -358,6 +360,15 @@ func (h *heard) wasRequested() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.how == "requested"
+}
+
+// killed tells, of a script that ended without its last word, whether it is gone,
+// as with its container, and not merely out of our reach.
+func (h *heard) killed() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var exit *kube.ExitError
+	return h.err == nil || errors.As(h.err, &exit)
 }
 
 // lost is the error of an exec that ended without the script's word.

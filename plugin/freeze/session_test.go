@@ -115,7 +115,7 @@ func TestTheScriptThawsByItself(t *testing.T) {
 		},
 		"terminated":           {fault: signal(syscall.SIGTERM), within: soon, says: "before it was asked to"},
 		"hung up":              {fault: signal(syscall.SIGHUP), within: soon, says: "before it was asked to"},
-		"all of it terminated": {fault: signalAll, within: soon, says: "before it was asked to"},
+		"all of it terminated": {fault: signalAll(syscall.SIGTERM), within: soon, says: "before it was asked to"},
 		"killed":               {fault: signal(syscall.SIGKILL), within: soon, says: "before it was asked to"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -142,10 +142,35 @@ func signal(s os.Signal) func(*testing.T, *container) {
 	return func(t *testing.T, c *container) { require.NoError(t, (<-c.started).Signal(s)) }
 }
 
-// signalAll terminates each process of the script, which all have its nonce
-// among their arguments, as pkill -f would.
-func signalAll(t *testing.T, c *container) {
-	started := <-c.started
+// A script that is killed with its container cannot let go, and that is said.
+func TestAScriptThatIsKilledWhole(t *testing.T) {
+	both(t, func(t *testing.T, c *container, target Target) {
+		s, err := c.hold(t.Context(), target)
+		require.NoError(t, err)
+		// Stopped first, since the end of one would let the others go.
+		signalAll(syscall.SIGSTOP, syscall.SIGKILL)(t, c)
+		<-s.heard.ended
+		r := s.Thaw(t.Context())
+		require.True(t, r.Expired)
+		require.ErrorContains(t, r.Err, "may be frozen still")
+		require.NotContains(t, r.Err.Error(), "by itself")
+		c.there(t, "FROZEN", true, 0)
+	})
+}
+
+// signalAll sends some to each process of the script, which all have its nonce
+// among their arguments, as pkill -f does.
+func signalAll(signals ...syscall.Signal) func(*testing.T, *container) {
+	return func(t *testing.T, c *container) {
+		started := <-c.started
+		for _, s := range signals {
+			signalLike(t, started, s)
+		}
+	}
+}
+
+func signalLike(t *testing.T, started *os.Process, s syscall.Signal) {
+	t.Helper()
 	own, err := os.ReadFile("/proc/" + strconv.Itoa(started.Pid) + "/cmdline")
 	require.NoError(t, err)
 	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -157,7 +182,7 @@ func signalAll(t *testing.T, c *container) {
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
 		require.NoError(t, err)
-		if syscall.Kill(pid, syscall.SIGTERM) == nil {
+		if syscall.Kill(pid, s) == nil {
 			sent++
 		}
 	}
