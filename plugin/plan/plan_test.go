@@ -273,6 +273,7 @@ spec:
   - {name: unseen, emptyDir: {}}
   - {name: beside, emptyDir: {}}
   - {name: node, hostPath: {path: /var/lib/x}}
+  - {name: node-file, hostPath: {path: /etc/x, type: File}}
   - {name: shared, nfs: {server: s, path: /p}}
   - {name: inline, csi: {driver: d}}
   - {name: text, configMap: {name: c}}

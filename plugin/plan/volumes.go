@@ -204,6 +204,8 @@ func (inv *inventory) podVolumeLine(ctx context.Context, p *pod, v podVolume) (v
 		line.Outcome, line.Reason = v1alpha1.OutcomeSkipped, v.kind+" is saved only where a rule says Stream"
 	case r.method == v1alpha1.MethodSnapshot:
 		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, fmt.Sprintf("%s says Snapshot, but only claims have snapshots, and this is of type %s; use Stream", r.name, v.kind)
+	case v.noFolder() != "":
+		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, fmt.Sprintf("%s says Stream, but a hostPath of type %s is no folder, and only folders are saved", r.name, v.noFolder())
 	case !p.running:
 		line.Outcome, line.Reason = v1alpha1.OutcomeFailed, "its pod is not running, so there is no path to the data"
 	case line.Container == "" && inv.r.Image == "":
@@ -225,6 +227,17 @@ func (inv *inventory) podVolumeLine(ctx context.Context, p *pod, v podVolume) (v
 		line.Reason = fmt.Sprintf("%s: read through container %s at %s", r.name, line.Container, line.MountPath)
 	}
 	return line, nil
+}
+
+// noFolder is the type of a hostPath that says that it is something else than a
+// folder.
+func (v podVolume) noFolder() string {
+	path, _ := v.source["hostPath"].(map[string]any)
+	switch kind, _ := path["type"].(string); kind {
+	case "File", "FileOrCreate", "Socket", "CharDevice", "BlockDevice":
+		return kind
+	}
+	return ""
 }
 
 // ruling is what the volume rules say about one volume.
