@@ -134,7 +134,7 @@ func TestNote(t *testing.T) {
 	if len(d.Warnings) != 2 {
 		t.Fatal(d.Warnings)
 	}
-	for i, says := range [][]string{{"crane-0", "was not quiet", "no sh"}, {"crane-0", "was not held and let go as it should be", "it may be frozen still"}} {
+	for i, says := range [][]string{{"crane-0", "was not quiet", "no sh"}, {"crane-0", "was not quiet to the end of the cut, or was not let go after it", "it may be frozen still"}} {
 		for _, word := range says {
 			if !strings.Contains(d.Warnings[i], word) {
 				t.Errorf("%q does not say %q", d.Warnings[i], word)

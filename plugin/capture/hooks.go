@@ -79,7 +79,7 @@ func (h *hold) note(lines []v1alpha1.HookLine) {
 			if now.Outcome == v1alpha1.OutcomeFailed && h.run.p.Hooks[i].OnFailure == v1alpha1.OnFailureContinue {
 				what := "was not quiet while it was cut"
 				if now.FrozenSeconds > 0 {
-					what = "was not held and let go as it should be"
+					what = "was not quiet to the end of the cut, or was not let go after it"
 				}
 				h.run.warn("hook %s: pod %s/%s %s: %s", now.Hook, now.Pod.Namespace, now.Pod.Name, what, now.Reason)
 			}

@@ -242,7 +242,8 @@ func Mount(t testing.TB, kind, at, options string) {
 	if err := unix.Mount("none", at, kind, 0, options); err != nil {
 		t.Fatalf("mount %s, which needs root: %v", kind, err)
 	}
-	t.Cleanup(func() { must(t, unix.Unmount(at, 0)) })
+	// A process that is about to end may be in it still.
+	t.Cleanup(func() { must(t, unix.Unmount(at, unix.MNT_DETACH)) })
 }
 
 // Tmpfs is an empty file system in memory.
