@@ -83,17 +83,22 @@ func initialize(ctx context.Context, st blob.Storage, password string, settle ti
 }
 
 // orphans refuses a place with backups in it. New keys there would be the end
-// of them, whether the blob with their keys is lost or only not shown.
+// of them, whether the blob with their keys is lost or only not shown. What is
+// listed and not there is no backup.
 func orphans(ctx context.Context, g *guard) error {
-	found := 0
-	err := g.ListBlobs(ctx, recordPrefix, func(blob.Metadata) error {
-		found++
-		return nil
-	})
-	if err == nil && found > 0 {
-		err = fmt.Errorf("%d backup(s) are there, and the blob %s, which holds their keys, is not\nhint: put the copy of it back, or take another folder", found, kopiaFormatID)
+	listed, err := listAll(ctx, g, recordPrefix)
+	if err != nil {
+		return err
 	}
-	return err
+	for _, m := range listed {
+		switch _, err := g.GetMetadata(ctx, m.BlobID); {
+		case err == nil:
+			return fmt.Errorf("backups are there (%s), and the blob %s, which holds their keys, is not\nhint: put the copy of it back, or take another folder", m.BlobID, kopiaFormatID)
+		case !errors.Is(err, blob.ErrBlobNotFound):
+			return err
+		}
+	}
+	return nil
 }
 
 // Rights are what a remote lets its user do to a blob that is there: nil, or
