@@ -412,6 +412,28 @@ func TestHoldTooShort(t *testing.T) {
 	noTraces(t, ns)
 }
 
+// TestTwoRunsHoldOnePod: of two runs at the same time the second waits until the
+// first has let go, so that neither cuts what is not held.
+func TestTwoRunsHoldOnePod(t *testing.T) {
+	ns := namespace(t, "twice")
+	apply(t, "src", scribe(ns, "writer", "ink"))
+	ready(t, "src", ns, "pod/writer")
+	turn(t, csi.Knobs{SnapshotDelay: 3 * time.Second})
+	remote, _ := local(t)
+	f := spec(t, quietly(ns, ""), remote)
+	runs := []*running{start(t, "run", "-f", f, "-o", "json"), start(t, "run", "-f", f, "-o", "json")}
+	for _, p := range runs {
+		r := p.wait(t)
+		require.Equal(t, 0, r.code, r.stderr)
+		d := decoded(t, r)
+		require.Greater(t, cutOf(t, d).FrozenSeconds, 3.0)
+		r = backup(t, "cat", d.Backup, ns+"/ink", "held", "-f", f)
+		require.Equal(t, 0, r.code, "what was not held was cut: %s", r.stderr)
+		require.Equal(t, "held\n", r.stdout)
+	}
+	noTraces(t, ns)
+}
+
 // TestKilledAroundTheCut kills the program while a cut is being made, and after
 // it; what it left goes with cleanup, or with the next run.
 func TestKilledAroundTheCut(t *testing.T) {

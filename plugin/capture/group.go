@@ -123,8 +123,11 @@ type run struct {
 	jobs    jobs
 	support *snapshot.Support
 	units   []*unit
-	// releases are removals that nobody waits for before the end.
+	// releases are removals that nobody waits for before the end. They go on
+	// where the run was ended, in a context of their own, until leave is called.
 	releases sync.WaitGroup
+	removing context.Context
+	leave    context.CancelCauseFunc
 }
 
 // capture cuts one group after the other, and moves all volumes when nothing
@@ -132,7 +135,8 @@ type run struct {
 // ends the run.
 func (r *run) capture(ctx context.Context) error {
 	r.units = units(r.p, r.d, r.Plan.Policy.Spec.Consistency.Mode)
-	defer r.tidy(ctx)
+	r.removing, r.leave = context.WithCancelCause(context.WithoutCancel(ctx))
+	defer r.tidy()
 	if slices.ContainsFunc(r.d.Volumes, func(l v1alpha1.VolumeLine) bool {
 		return l.Outcome == v1alpha1.OutcomeInclude && l.Method == v1alpha1.MethodSnapshot
 	}) {
@@ -355,17 +359,17 @@ func (r *run) reread(ctx context.Context, u *unit) error {
 }
 
 // tidy removes what is left of all cuts, also when the run was interrupted.
-func (r *run) tidy(ctx context.Context) {
+func (r *run) tidy() {
+	defer r.leave(nil)
+	defer time.AfterFunc(removal, func() { r.leave(fmt.Errorf("it did not go within %s", removal)) }).Stop()
 	r.releases.Wait()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removal)
-	defer cancel()
 	errs := make([]error, len(r.units))
 	var group errgroup.Group
 	group.SetLimit(readers)
 	for i, u := range r.units {
 		if u.cut != nil {
 			group.Go(func() error {
-				errs[i] = u.cut.Remove(ctx)
+				errs[i] = u.cut.Remove(r.removing)
 				return nil
 			})
 		}

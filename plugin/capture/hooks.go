@@ -31,7 +31,7 @@ func (r *run) hold(ctx context.Context, hooks []int) *hold {
 	for _, i := range hooks {
 		line, hook := r.d.Hooks[i], r.p.Hooks[i]
 		targets = append(targets, freeze.Target{
-			Group: line.Group, Hook: line.Hook, Scope: line.Scope,
+			Group: line.Group, Hook: line.Hook, Scope: line.Scope, Run: r.session.ID(),
 			Namespace: line.Pod.Namespace, Pod: line.Pod.Name, Container: line.Container,
 			Recipe: hook.Recipe, Before: hook.Before, After: hook.After, TTL: hook.HoldAtMost, Timeout: hook.FreezeWithin,
 			Parameters: hook.Parameters, OnFailure: hook.OnFailure,

@@ -19,7 +19,7 @@ func (r *run) moveAll(ctx context.Context) error {
 	var live, cut []task
 	for _, u := range r.units {
 		if u.cut != nil && len(u.included(true)) == 0 {
-			r.releases.Go(func() { _ = u.cut.Remove(context.WithoutCancel(ctx)) })
+			r.releases.Go(func() { _ = u.cut.Remove(r.removing) })
 		}
 		for _, line := range u.included(false) {
 			live = append(live, r.task(u, line))
@@ -112,7 +112,7 @@ func (r *run) move(ctx context.Context, u *unit, line *v1alpha1.VolumeLine) (err
 	}
 	// Each as soon as it can go, since snapshots cost space while they are there;
 	// what does not go now is tried again, and told, at the end of the run.
-	defer r.releases.Go(func() { _ = u.cut.Release(context.WithoutCancel(ctx), line.Ref) })
+	defer r.releases.Go(func() { _ = u.cut.Release(r.removing, line.Ref) })
 	claim, err := u.cut.Claim(ctx, line.Ref)
 	if err != nil {
 		return err

@@ -34,7 +34,10 @@ import (
 type Target struct {
 	// Group, Hook and Scope are for the report.
 	Group, Hook, Scope string
-	Namespace, Pod     string
+	// Run is the backup that it is for, if others may be made at the same time:
+	// one waits for the other then, as long as Timeout allows.
+	Run            string
+	Namespace, Pod string
 	// Container is where it runs; empty means the recipe's choice, else the
 	// pod's default container.
 	Container string

@@ -2,7 +2,9 @@ package freeze
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	_ "embed"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"math"
@@ -59,6 +61,13 @@ func write(t Target) program {
 	set("k_requires", requires)
 	set("k_prepare", prepare)
 	set("k_session", session)
+	set("k_run", t.Run)
+	claim := ""
+	if t.Run != "" {
+		sum := sha256.Sum256([]byte(strings.Join([]string{t.Namespace, t.Pod, t.Container, session, freeze, thaw}, "\x00")))
+		claim = "kubectl-backup-" + hex.EncodeToString(sum[:8])
+	}
+	set("k_claim", claim)
 	set("k_freeze", freeze)
 	set("k_thaw", thaw)
 	parameters := t.parameters()

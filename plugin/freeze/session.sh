@@ -79,6 +79,52 @@ bounded() {
   return "$k_status"
 }
 
+# running NONCE tells whether a session is still there: its nonce is the last
+# argument of its shell.
+running() {
+  for k_file in /proc/[0-9]*/cmdline; do
+    ( while IFS= read -r k_line || [ -n "$k_line" ]; do
+        case $k_line in *"$1"*) exit 0 ;; esac
+      done <"$k_file"
+      exit 1 ) && return 0
+  done
+  return 1
+}
+
+# claim keeps another backup's session with the same scripts out until unclaim:
+# its thaw would let go what this one holds. A link is made at once with what it
+# says, which is whose it is; one whose session was killed counts for nothing.
+# Where a container has no place or no program for it, nobody is kept out.
+claim() {
+  k_claimed=
+  [ -n "$k_claim" ] && [ -r /proc/self/cmdline ] || return 0
+  for k_name in ln readlink rm; do
+    command -v "$k_name" || return 0
+  done
+  for k_dir in /dev/shm /run /tmp; do
+    [ -w "$k_dir" ] || continue
+    k_n=0
+    until ln -s "$k_run $k_nonce" "$k_dir/$k_claim"; do
+      k_owner=$(readlink "$k_dir/$k_claim")
+      case $k_owner in "$k_run "*) return 0 ;; esac # another hook of this backup
+      if [ -n "$k_owner" ] && ! running "${k_owner#* }"; then
+        rm -f "$k_dir/$k_claim"
+      elif [ "$k_n" -lt "$k_timeout" ]; then
+        k_n=$((k_n + 1))
+        sleep 1
+      else
+        return 1
+      fi
+    done
+    k_claimed=$k_dir/$k_claim
+    return 0
+  done
+}
+
+unclaim() {
+  [ -z "$k_claimed" ] || [ "$(readlink "$k_claimed")" != "$k_run $k_nonce" ] || rm -f "$k_claimed"
+}
+
 steps() {
   bounded "$k_freeze"
   k_froze=$?
@@ -108,12 +154,16 @@ session() {
     mark ready
     if ! read -r k_line; then
       mark end 0
+    elif ! claim >/dev/null 2>&1 3>&- 4>&-; then
+      mark refused "another backup holds it, and did not let go within $k_timeout s"
+      mark end 0
     elif [ -n "$k_session" ]; then
       ( trap '' HUP INT TERM; exec 4>&-; eval "$k_session" )
       mark end $? >&3 # behind what it said of itself
     else
       steps
     fi
+    unclaim
   fi
   exec >/dev/null 2>&1 3>&- 4>&-
   wait

@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -417,3 +418,72 @@ func TestLookupPrefersAUsersRecipe(t *testing.T) {
 }
 
 var _ executor = (*kube.Cluster)(nil)
+
+// Two backups of one pod at the same moment hold it one after the other, and not
+// across each other; a session that was killed keeps nobody out.
+func TestTwoBackupsOfOnePod(t *testing.T) {
+	both(t, func(t *testing.T, c *container, target Target) {
+		of := func(run string) Target {
+			target := target
+			target.Before, target.After = slices.Clone(target.Before), slices.Clone(target.After)
+			target.Run = run
+			return target
+		}
+		claims := func() []string {
+			var list []string
+			for _, dir := range []string{"/dev/shm", "/run", "/tmp"} {
+				found, err := filepath.Glob(dir + "/kubectl-backup-*")
+				require.NoError(t, err)
+				for _, f := range found {
+					if owner, err := os.Readlink(f); err == nil && strings.HasPrefix(owner, t.Name()) {
+						list = append(list, f)
+					}
+				}
+			}
+			return list
+		}
+		script := "echo of " + t.Name() + "\n" // what is held is known by its scripts
+		if target.Recipe != nil {
+			target.Recipe.Spec.Session = "#" + script + target.Recipe.Spec.Session
+		} else {
+			target.Before[2] = "#" + script + target.Before[2]
+		}
+		first, err := c.hold(t.Context(), of(t.Name()+"-1"))
+		require.NoError(t, err)
+		require.Len(t, claims(), 1)
+
+		impatient := of(t.Name() + "-2")
+		impatient.Timeout = time.Second
+		_, err = newContainer(t, c.shell).hold(t.Context(), impatient)
+		require.ErrorContains(t, err, "another backup holds it, and did not let go within 1 s")
+		require.Equal(t, []string{"before"}, c.lines(t, "steps"))
+
+		other := newContainer(t, c.shell)
+		other.dir = c.dir
+		held := make(chan *Session, 1)
+		go func() {
+			s, err := other.hold(t.Context(), of(t.Name()+"-3"))
+			if err != nil {
+				t.Error(err)
+			}
+			held <- s
+		}()
+		select {
+		case <-held:
+			t.Fatal("both hold it")
+		case <-time.After(2 * time.Second):
+		}
+		require.NoError(t, first.Thaw(t.Context()).Err)
+		second := <-held
+		require.Equal(t, []string{"before", "after", "before"}, c.lines(t, "steps"))
+		require.Len(t, claims(), 1)
+
+		signalAll(syscall.SIGSTOP, syscall.SIGKILL)(t, other)
+		require.True(t, second.Thaw(t.Context()).Expired)
+		require.Len(t, claims(), 1)
+		s, err := newContainer(t, c.shell).hold(t.Context(), of(t.Name()+"-4"))
+		require.NoError(t, err)
+		require.NoError(t, s.Thaw(t.Context()).Err)
+		require.Eventually(t, func() bool { return len(claims()) == 0 }, soon, 10*time.Millisecond)
+	})
+}
