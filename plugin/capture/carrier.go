@@ -29,8 +29,9 @@ const (
 const attempts = 3
 
 // silence is how long a sender may write nothing while we wait for it. One that
-// hangs would otherwise be waited for until the volume's time is over.
-const silence = 10 * time.Minute
+// hangs would otherwise be waited for until the volume's time is over. Ours never
+// is silent for long; a tar is while it looks for holes in a large file.
+const silence = 30 * time.Minute
 
 // errNoServer ends a run: what cannot be asked for any more would otherwise be
 // tried in every way, for every volume.

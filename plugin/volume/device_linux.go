@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -231,7 +232,8 @@ const DeviceName = "device"
 const deviceBlock = maxData
 
 // ReadDevice sends a device, or an image of one, as a tree with one file, and
-// closes the encoder. Blocks of nothing but zeros are holes.
+// closes the encoder. Blocks of nothing but zeros are holes, and long stretches of
+// them are sent in parts: who waits for us takes silence for a fault.
 func ReadDevice(ctx context.Context, path string, enc *Encoder) error {
 	d, err := OpenDevice(path, false)
 	if err != nil {
@@ -245,11 +247,18 @@ func ReadDevice(ctx context.Context, path string, enc *Encoder) error {
 		return err
 	}
 	var at int64
+	said := time.Now()
 	err = d.blocks(ctx, func(start int64, b []byte) error {
+		if b == nil && time.Since(said) < quiet {
+			return nil
+		}
 		if err := enc.Hole(start - at); err != nil {
 			return err
 		}
-		at = start + int64(len(b))
+		at, said = start+int64(len(b)), time.Now()
+		if b == nil {
+			return enc.Flush()
+		}
 		return enc.Data(b)
 	})
 	if err != nil {
@@ -264,8 +273,11 @@ func ReadDevice(ctx context.Context, path string, enc *Encoder) error {
 	return enc.Close()
 }
 
-// blocks calls each for the blocks that are not all zeros, in order. Several
-// are read at once, ahead of their turn.
+// quiet is how long a device that is all zeros keeps its sender from writing.
+var quiet = 30 * time.Second
+
+// blocks calls each for all blocks that may hold data, in order, and with nothing
+// for one that is all zeros. Several are read at once, ahead of their turn.
 func (d *Device) blocks(ctx context.Context, each func(at int64, b []byte) error) error {
 	type block struct {
 		at   int64
@@ -321,7 +333,9 @@ func (d *Device) blocks(ctx context.Context, each func(at int64, b []byte) error
 		if err == nil {
 			if err = k.err; err != nil {
 				err = fmt.Errorf("read device %s at byte %d: %w", d.path, k.at, err)
-			} else if !k.zero {
+			} else if k.zero {
+				err = each(k.at, nil)
+			} else {
 				err = each(k.at, k.b)
 			}
 			if err != nil {

@@ -49,6 +49,14 @@ var ErrCorrupt = errors.New("the volume stream is damaged")
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// Flush sends what was written so far.
+func (e *Encoder) Flush() error {
+	if e.err == nil {
+		e.err = e.w.Flush()
+	}
+	return e.err
+}
+
 // Totals counts what went through a stream.
 type Totals struct {
 	Entries int64
