@@ -87,7 +87,7 @@ func TestMoverPassesOverIndexesThatCannotBeRead(t *testing.T) {
 	require.NoError(t, m.PutBlob(t.Context(), "xn0_11111111111111111111111111111111-s1111111111111111111-c1", &garbage, blob.PutOptions{}))
 	m.Ghosts = []blob.ID{"xn0_00000000000000000000000000000000-s0000000000000000000-c1"}
 	v := repositorytest.Mover(t, r, at(m), repository.OpenOptions{})
-	require.Len(t, v.Warnings(), 2)
+	require.Contains(t, strings.Join(v.Warnings(), "\n"), "2 index blob(s) are listed but cannot be read")
 	_, part := captured(t, v, src, repository.CaptureOptions{})
 	dst := t.TempDir()
 	_, err := v.RestoreFolder(t.Context(), part, dst, repository.RestoreOptions{})
