@@ -102,12 +102,16 @@ func (o *drillOptions) Run(ctx context.Context, id string) error {
 		return err
 	}
 	movers := s.moverOf(record.Policy)
+	transport, err := s.transport(ctx, repo, movers)
+	if err != nil {
+		return err
+	}
 	progress := ui.NewProgress(e.ErrOut, isTerminal(e.ErrOut))
 	defer progress.Close()
 	report, err := drill.Run(ctx, drill.Request{
 		Restore: restore.Request{
 			Target: target, Repository: repo, Record: &record, Remote: s.remote.Name, ToolVersion: Version(),
-			StorageClasses: o.target.storageClasses, Image: moverImage(o.target.image, movers), Transport: s.transport(movers),
+			StorageClasses: o.target.storageClasses, Image: moverImage(o.target.image, movers), Transport: transport,
 			Parallel: o.target.parallel, Timeout: o.target.timeout, Progress: progress.Task,
 		},
 		Spec: checks, Definitions: o.definitions,

@@ -3,7 +3,6 @@ package plugin
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -82,11 +81,9 @@ type spec struct {
 	policy     *v1alpha1.BackupPolicy
 	remote     *v1alpha1.BackupRemote
 	provenance *v1alpha1.Provenance
-	// These are known once the repository was opened; key is nil where movers
-	// need the password.
+	// conf and password are known once the repository was opened.
 	conf     []byte
 	password string
-	key      json.RawMessage
 }
 
 // validate looks at the flags alone.
@@ -193,9 +190,6 @@ func (o *specFlags) openRepository(ctx context.Context, e *env, s *spec, c *kube
 	}
 	for _, w := range r.Warnings() {
 		fmt.Fprintf(e.ErrOut, "warning: remote %s: %s\n", s.remote.Name, w)
-	}
-	if s.key, err = r.Key(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("remote %s: %w", s.remote.Name, err), r.Close(ctx))
 	}
 	return r, nil
 }

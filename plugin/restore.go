@@ -202,12 +202,16 @@ func (o *restoreOptions) request(ctx context.Context, id string) (_ *repository.
 		fmt.Fprintf(o.env.ErrOut, "warning: %s\n", w)
 	}
 	movers := s.moverOf(record.Policy)
+	transport, err := s.transport(ctx, repo, movers)
+	if err != nil {
+		return nil, restore.Request{}, err
+	}
 	request := restore.Request{
 		Target: target, Repository: repo, Record: &record, Remote: s.remote.Name, ToolVersion: Version(),
 		Rewrite: set, Namespaces: o.namespaces, StorageClasses: o.storageClasses,
 		OnConflict: restore.OnConflict(o.onConflict.value), AllowRecreate: o.allowRecreate, OverwriteVolumes: o.overwrite, Resume: o.resume,
 		KeepNodePorts: o.keepNodePorts, RestoreStatus: o.restoreStatus,
-		Image: moverImage(o.image, movers), Transport: s.transport(movers), Parallel: o.parallel, Timeout: o.timeout,
+		Image: moverImage(o.image, movers), Transport: transport, Parallel: o.parallel, Timeout: o.timeout,
 	}
 	if o.objects.active() {
 		request.Filter = func(ob *object.Object) (bool, error) { return o.objects.Match(ctx, ob) }

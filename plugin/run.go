@@ -92,10 +92,14 @@ func (o *runOptions) Run(ctx context.Context) error {
 		return err
 	}
 	defer repo.Close(context.WithoutCancel(ctx))
+	transport, err := s.transport(ctx, repo, s.policy.Spec.Mover)
+	if err != nil {
+		return err
+	}
 	progress := ui.NewProgress(o.env.ErrOut, isTerminal(o.env.ErrOut))
 	document, err := capture.Run(ctx, capture.Request{
 		Plan: request, Repository: repo, Image: request.Image, Parallel: o.parallel,
-		Transport: s.transport(s.policy.Spec.Mover), RemoteMovers: s.remote.Spec.Limits.Movers,
+		Transport: transport, RemoteMovers: s.remote.Spec.Limits.Movers,
 		Progress: progress.Task,
 		Planned:  func(d *v1alpha1.Document) { ui.PlanLine(o.env.ErrOut, d) },
 	})

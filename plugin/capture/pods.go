@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/kube"
 	"github.com/kubectl-backup/kubectl-backup/plugin/mover"
@@ -26,11 +27,11 @@ func (m *carrier) ephemeral(ctx context.Context, line *v1alpha1.VolumeLine, sink
 		VolumeMounts:    []corev1.VolumeMount{{Name: line.Volume, MountPath: mover.Root, ReadOnly: true}},
 		SecurityContext: cmp.Or(m.mover.SecurityContext, &corev1.SecurityContext{RunAsUser: &root, RunAsNonRoot: &no}),
 	}}
-	have, err := m.cluster.EphemeralContainers(ctx, line.Ref.Namespace, line.Pod)
+	pod, err := m.cluster.Typed().CoreV1().Pods(line.Ref.Namespace).Get(ctx, line.Pod, metav1.GetOptions{})
 	if err != nil {
 		return fmt.Errorf("look at pod %s: %w", line.Pod, err)
 	}
-	warning, err := kube.RoomForEphemeral(line.Pod, have)
+	warning, err := kube.RoomForEphemeral(line.Pod, len(pod.Spec.EphemeralContainers))
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-backup/kubectl-backup/plugin/object"
@@ -88,20 +87,6 @@ func RoomForEphemeral(pod string, n int) (warning string, err error) {
 		return fmt.Sprintf("pod %s has %d ephemeral containers, which stay for as long as it does; from %d on its volumes cannot be read in this way until it is replaced", pod, n, mostEphemeral), nil
 	}
 	return "", nil
-}
-
-// EphemeralContainers counts those of a pod, ended ones included.
-func (c *Cluster) EphemeralContainers(ctx context.Context, namespace, pod string) (int, error) {
-	o, err := c.Get(ctx, pods, namespace, pod)
-	if err != nil {
-		return 0, err
-	}
-	content, err := o.Content()
-	if err != nil {
-		return 0, err
-	}
-	list, _, err := unstructured.NestedSlice(content, "spec", "ephemeralContainers")
-	return len(list), err
 }
 
 // AddEphemeralContainer adds a container to a running pod and waits until it

@@ -31,12 +31,17 @@ func Open(t testing.TB, at Place, o repository.OpenOptions) *repository.Reposito
 	t.Helper()
 	r, err := repository.Open(t.Context(), at(t), Password, o)
 	require.NoError(t, err)
+	closed(t, r.Volumes)
+	return r
+}
+
+// closed closes what was opened once the test is over.
+func closed(t testing.TB, v *repository.Volumes) {
 	t.Cleanup(func() {
-		if err := r.Close(context.WithoutCancel(t.Context())); err != nil {
+		if err := v.Close(context.WithoutCancel(t.Context())); err != nil {
 			t.Errorf("close: %v", err)
 		}
 	})
-	return r
 }
 
 // Mover opens the volumes of a repository again, with its key, as a mover does.
@@ -47,11 +52,7 @@ func Mover(t testing.TB, r *repository.Repository, at Place, o repository.OpenOp
 	require.NotNil(t, key)
 	v, err := repository.OpenVolumes(t.Context(), at(t), key, o)
 	require.NoError(t, err)
-	t.Cleanup(func() {
-		if err := v.Close(context.WithoutCancel(t.Context())); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	})
+	closed(t, v)
 	return v
 }
 
